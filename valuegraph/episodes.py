@@ -1,0 +1,368 @@
+"""Episodes: what happened, and how it ended. Frozen, validated, and read from and written to canonical JSON lines.
+
+One episode a line::
+
+    {"episode_id": "a1", "goal": "open the door", "steps": [{"observation": "A hall.", "action": "look", "reward": null}],
+     "outcome": 1.0, "terminated": true, "truncated": false, "metadata": {}}
+
+A step pairs an action with the observation that *followed* it. `None` means "not known" and is never the same as 0:
+an episode whose outcome is None is unlabelled, not failed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import json
+import math
+import os
+import secrets
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from numbers import Real
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+Observation = str | tuple[float, ...]
+PathLike = str | os.PathLike[str]
+
+
+class EpisodeError(ValueError):
+    """Input that is not a valid episode; the message names the file, the line, the episode and the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One action and what the world answered. Raises `EpisodeError` for a value of the wrong kind, NaN or infinity."""
+
+    observation: Observation
+    """Text, or a vector of at least one finite number (any 1-d number sequence is turned into a tuple of floats)."""
+    action: str | None = None
+    """What the agent did or said just before the observation; None where unknown."""
+    reward: float | None = None
+    """The environment's own reward for this step, any finite number; None where there was none."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "observation", _observation(self.observation))
+        _optional_text("action", self.action)
+        object.__setattr__(self, "reward", _optional_number("reward", self.reward))
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A goal, the steps taken, and the outcome. Raises `EpisodeError` naming the field that is wrong."""
+
+    episode_id: str
+    """Non-empty, unique within everything that is read, fitted or scored together."""
+    steps: tuple[Step, ...]
+    """At least one step; all text, or all vectors of one width."""
+    goal: str | None = None
+    """What was to be reached. A blank goal says nothing and becomes None."""
+    outcome: float | None = None
+    """How well it ended, in [0, 1]; None where nobody knows."""
+    terminated: bool = False
+    """The environment reached an end of its own."""
+    truncated: bool = False
+    """The episode was cut off (a time limit). Both flags may be true, as in Gymnasium."""
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Free JSON data that travels with the episode and never enters a score."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.episode_id, str) or not self.episode_id:
+            raise EpisodeError(f"episode_id: must be a non-empty string, not {_show(self.episode_id)}")
+        _optional_text("episode_id", self.episode_id)
+        object.__setattr__(self, "steps", _steps(self.steps))
+        _optional_text("goal", self.goal)
+        if self.goal is not None and not self.goal.strip():
+            object.__setattr__(self, "goal", None)
+        outcome = _optional_number("outcome", self.outcome)
+        if outcome is not None and not 0.0 <= outcome <= 1.0:
+            raise EpisodeError(f"outcome: must be in [0, 1], not {_show(self.outcome)}")
+        object.__setattr__(self, "outcome", outcome)
+        for name in ("terminated", "truncated"):
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
+                raise EpisodeError(f"{name}: must be true or false, not {_show(value)}")
+            object.__setattr__(self, name, bool(value))
+        object.__setattr__(self, "metadata", _metadata(self.metadata))
+
+    @property
+    def observation_kind(self) -> str:
+        """`"text"` or `"vector"`: the one kind of observation that every step of the episode has."""
+        return "text" if isinstance(self.steps[0].observation, str) else "vector"
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], *, where: str = "") -> Episode:
+        """The episode of a canonical record. Fields it does not know are ignored and not kept.
+
+        `success` (a bool) stands in for `outcome` where that is absent or null. `where` (such as `"runs.jsonl, line 3"`)
+        opens every `EpisodeError`.
+        """
+        if not isinstance(record, Mapping):
+            raise EpisodeError(f"{_prefix(where)}an episode must be a JSON object, not {_show(record)}")
+        prefix = _prefix(where)
+        for name in ("episode_id", "steps"):
+            if name not in record:
+                raise EpisodeError(
+                    f"{prefix}{name}: missing; fields found: {', '.join(map(str, record)) or 'none'}"
+                )
+            prefix = f"{_prefix(where)}episode {_show(record['episode_id'])}: "
+        raw_steps, outcome = record["steps"], record.get("outcome")
+        try:
+            if outcome is None and record.get("success") is not None:
+                if not isinstance(record["success"], bool):
+                    raise EpisodeError(f"success: must be true or false, not {_show(record['success'])}")
+                outcome = float(record["success"])
+            if not isinstance(raw_steps, list | tuple):
+                raise EpisodeError(f"steps: must be a list, not {_show(raw_steps)}")
+            return cls(
+                episode_id=record["episode_id"],
+                steps=tuple(_step_from_dict(raw, i) for i, raw in enumerate(raw_steps)),
+                goal=record.get("goal"),
+                outcome=outcome,
+                terminated=record.get("terminated", False),
+                truncated=record.get("truncated", False),
+                metadata={} if record.get("metadata") is None else record["metadata"],
+            )
+        except EpisodeError as error:
+            raise EpisodeError(f"{prefix}{error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The canonical record, every field present; `Episode.from_dict` turns it back into an equal episode."""
+        return {
+            "episode_id": self.episode_id,
+            "goal": self.goal,
+            "steps": [
+                {"observation": _plain(s.observation), "action": s.action, "reward": s.reward}
+                for s in self.steps
+            ],
+            "outcome": self.outcome,
+            "terminated": self.terminated,
+            "truncated": self.truncated,
+            "metadata": dict(self.metadata),
+        }
+
+
+def read_episodes(path: PathLike, *more: PathLike) -> list[Episode]:
+    """Every episode of one or more files, in order.
+
+    `.jsonl` and `.jsonl.gz` in the canonical form are read here, line by line; every other file goes to
+    `valuegraph.importers`. Raises `EpisodeError` (file, line, episode, field) and then returns nothing.
+    """
+    return list(iter_episodes(path, *more))
+
+
+def iter_episodes(path: PathLike, *more: PathLike) -> Iterator[Episode]:
+    """As `read_episodes`, one episode at a time, for files larger than memory."""
+    check = _Consistency()
+    for file in (Path(path), *map(Path, more)):
+        empty = True
+        for where, episode in _located_episodes(file):
+            check.add(episode, where)
+            empty = False
+            yield episode
+        if empty:
+            raise EpisodeError(f"{file}: holds no episode")
+
+
+def write_episodes(episodes: Iterable[Episode], path: PathLike) -> None:
+    """Write canonical `.jsonl` or `.jsonl.gz`: the whole file appears at once, or not at all.
+
+    The same episodes give the same bytes. Raises `EpisodeError` where the file could not be read back: no episode,
+    a repeated `episode_id`, text mixed with vectors.
+    """
+    path = Path(path)
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise EpisodeError(f"{path}: episodes are written to .jsonl or .jsonl.gz")
+    check, count = _Consistency(), 0
+    with _replacing(path) as raw:
+        # no file name and no time in the gzip header, so equal episodes give equal bytes
+        out: Any = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
+        for count, episode in enumerate(episodes, 1):
+            check.add(episode, f"{path}, line {count}")
+            line = json.dumps(episode.to_dict(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            out.write(line.encode() + b"\n")
+        if not count:
+            raise EpisodeError(f"{path}: no episode to write")
+        if out is not raw:
+            out.close()
+
+
+def check_episodes(episodes: Iterable[Episode], source: str = "episodes") -> None:
+    """Raise `EpisodeError` unless the ids are unique and all observations are text, or all vectors of one width."""
+    check = _Consistency()
+    for i, episode in enumerate(episodes):
+        check.add(episode, f"{source}[{i}]")
+
+
+def iter_json_lines(path: PathLike) -> Iterator[tuple[str, Any]]:
+    """Yield (`"file, line n"`, parsed value) for each line of a `.jsonl` or `.jsonl.gz` file that is not blank."""
+    path, number = Path(path), 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                where = f"{path}, line {number}"
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    value = json.loads(text) if text.strip() else None
+                except (ValueError, RecursionError) as error:
+                    raise EpisodeError(f"{where}: not valid JSON: {error}") from None
+                if text.strip():
+                    yield where, value
+    except (OSError, EOFError, zlib.error) as error:
+        after = f" after line {number}" if number else ""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise EpisodeError(f"{path}: cannot be read{after}: {reason}") from None
+
+
+class _Consistency:
+    """What holds across episodes: unique ids, one kind of observation, one vector width."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, str] = {}
+        self._first: tuple[str, str] | None = None
+
+    def add(self, episode: Episode, where: str) -> None:
+        earlier = self._seen.setdefault(episode.episode_id, where)
+        if earlier is not where:
+            raise EpisodeError(f"{where}: episode_id: {episode.episode_id!r} was already used at {earlier}")
+        shape = _shape(episode.steps[0].observation)
+        first_shape, first_where = self._first = self._first or (shape, where)
+        if shape != first_shape:
+            raise EpisodeError(
+                f"{where}: episode {episode.episode_id!r}: steps[0].observation: {shape}, "
+                f"but the episodes before it, from {first_where}, have {first_shape}"
+            )
+
+
+def _located_episodes(path: Path) -> Iterator[tuple[str, Episode]]:
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        lines = iter_json_lines(path)
+        first = next(lines, None)
+        if first is None:
+            return
+        if not isinstance(first[1], Mapping) or "steps" in first[1] or not _importers().recognises(first[1]):
+            for where, record in chain([first], lines):
+                yield where, Episode.from_dict(record, where=where)
+            return
+    yield from _importers().located_episodes(path)
+
+
+def _importers() -> Any:
+    # bound at run time: the importers stand on this module, and most runs never need them
+    return importlib.import_module("valuegraph.importers")
+
+
+def _step_from_dict(raw: Any, index: int) -> Step:
+    if not isinstance(raw, Mapping):
+        raise EpisodeError(f"steps[{index}]: must be a JSON object, not {_show(raw)}")
+    if "observation" not in raw:
+        raise EpisodeError(
+            f"steps[{index}].observation: missing; fields found: {', '.join(map(str, raw)) or 'none'}"
+        )
+    try:
+        return Step(raw["observation"], raw.get("action"), raw.get("reward"))
+    except EpisodeError as error:
+        raise EpisodeError(f"steps[{index}].{error}") from None
+
+
+def _steps(steps: Sequence[Step]) -> tuple[Step, ...]:
+    steps = tuple(steps)
+    if not steps:
+        raise EpisodeError("steps: empty; an episode has at least one step")
+    for i, step in enumerate(steps):
+        if not isinstance(step, Step):
+            raise EpisodeError(f"steps[{i}]: must be a Step, not {_show(step)}")
+        shape, first = _shape(step.observation), _shape(steps[0].observation)
+        if shape != first:
+            raise EpisodeError(f"steps[{i}].observation: {shape}, but steps[0] has {first}")
+    return steps
+
+
+def _shape(observation: Observation) -> str:
+    return "text" if isinstance(observation, str) else f"a vector of {len(observation)} numbers"
+
+
+def _plain(observation: Observation) -> str | list[float]:
+    return observation if isinstance(observation, str) else list(observation)
+
+
+def _observation(value: Any) -> Observation:
+    if isinstance(value, str):
+        _optional_text("observation", value)
+        return value
+    if isinstance(value, np.ndarray):
+        value = value.tolist() if value.ndim == 1 else value
+    if not isinstance(value, list | tuple) or not len(value):
+        raise EpisodeError(f"observation: must be text or a non-empty list of numbers, not {_show(value)}")
+    return tuple(_number(f"observation[{i}]", x) for i, x in enumerate(value))
+
+
+def _optional_text(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise EpisodeError(f"{name}: must be text or null, not {_show(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise EpisodeError(f"{name}: not valid Unicode text: {error}") from None
+
+
+def _optional_number(name: str, value: Any) -> float | None:
+    return None if value is None else _number(name, value)
+
+
+def _number(name: str, value: Any) -> float:
+    if type(value) is not float:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise EpisodeError(f"{name}: must be a number, not {_show(value)}")
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
+    if not math.isfinite(value):
+        raise EpisodeError(f"{name}: must be a finite number, not {value}")
+    return value
+
+
+def _metadata(value: Any) -> dict[str, Any]:
+    """A private copy in exactly the form it has after a round trip through JSON."""
+    if not isinstance(value, Mapping):
+        raise EpisodeError(f"metadata: must be a JSON object, not {_show(value)}")
+    try:
+        return (
+            json.loads(json.dumps(dict(value), allow_nan=False, ensure_ascii=False).encode()) if value else {}
+        )
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EpisodeError(f"metadata: not representable as JSON: {error}") from None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new file that takes the place of `path` once it is complete and on disk."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with draft.open("xb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        raise EpisodeError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _prefix(where: str) -> str:
+    return f"{where}: " if where else ""
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
