@@ -1,0 +1,10 @@
+"""Set before anything heavy is imported: one thread per process, and no model hub."""
+
+import os
+
+# Two OpenMP runtimes (torch's and FAISS's) oversubscribe small machines, and fixed counts keep sums reproducible.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("MPLBACKEND", "Agg")
