@@ -19,7 +19,7 @@ help:
 	@echo 'make bench       every benchmark (make bench-fast: a smoke version)'
 	@echo 'make dist        build the wheel and the source archive into dist/'
 
-# Three stamps, so that the demo never waits for hosts that only the tests use.
+# One stamp per set of packages, so that the demo never waits for hosts that only the tests use.
 $(VENV)/.created:
 	@test -n "$(PYTHON)" || { echo 'valuegraph needs Python >= 3.11 on PATH (or make PYTHON=/path/to/python)' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
@@ -32,6 +32,10 @@ $(VENV)/.core: $(VENV)/.created $(INPUTS)
 
 $(VENV)/.test: $(VENV)/.core
 	$(PIP_INSTALL) -e '.[test]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(PIP_INSTALL) -e '.[test,bench]'
 	@touch $@
 
 venv: $(VENV)/.test
@@ -51,10 +55,10 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.test
+bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --full
 
-bench-fast: $(VENV)/.test
+bench-fast: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --fast
 
 dist: $(VENV)/.test

@@ -2,7 +2,7 @@
 
 import os
 
-# Two OpenMP runtimes (torch's and FAISS's) oversubscribe small machines, and fixed counts keep sums reproducible.
+# Two OpenMP runtimes (torch's, FAISS's) oversubscribe a small machine; a fixed count makes sums repeatable.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"

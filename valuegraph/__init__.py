@@ -32,7 +32,7 @@ __all__ = [
     "write_episodes",
 ]
 
-# Where each public name lives. Resolved on first use (PEP 562): reading episodes must not cost a torch import.
+# Where each public name lives; resolved on first use (PEP 562), so that reading episodes imports no torch.
 _HOME = {
     "ArrayEncoder": "encoders",
     "Episode": "episodes",
