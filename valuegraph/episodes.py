@@ -1,12 +1,13 @@
-"""Episodes: what happened, and how it ended. Frozen, validated, and read from and written to canonical JSON lines.
+"""Episodes: what happened, and how it ended. Frozen, validated; canonical JSON lines in and out.
 
 One episode a line::
 
-    {"episode_id": "a1", "goal": "open the door", "steps": [{"observation": "A hall.", "action": "look", "reward": null}],
+    {"episode_id": "a1", "goal": "open the door",
+     "steps": [{"observation": "A hall.", "action": "look", "reward": null}],
      "outcome": 1.0, "terminated": true, "truncated": false, "metadata": {}}
 
-A step pairs an action with the observation that *followed* it. `None` means "not known" and is never the same as 0:
-an episode whose outcome is None is unlabelled, not failed.
+A step pairs an action with the observation that *followed* it. `None` means "not known" and is never the same
+as 0: an episode whose outcome is None is unlabelled, not failed.
 """
 
 from __future__ import annotations
@@ -15,33 +16,27 @@ import gzip
 import importlib
 import json
 import math
-import os
-import secrets
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from numbers import Real
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from valuegraph.records import EpisodeError as EpisodeError
+from valuegraph.records import PathLike, iter_records, replacing
+
 Observation = str | tuple[float, ...]
-PathLike = str | os.PathLike[str]
-
-
-class EpisodeError(ValueError):
-    """Input that is not a valid episode; the message names the file, the line, the episode and the field."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One action and what the world answered. Raises `EpisodeError` for a value of the wrong kind, NaN or infinity."""
+    """One action and what the world answered. Raises `EpisodeError` for a wrong type, NaN or infinity."""
 
     observation: Observation
-    """Text, or a vector of at least one finite number (any 1-d number sequence is turned into a tuple of floats)."""
+    """Text, or a vector of at least one finite number (a sequence of them becomes a tuple)."""
     action: str | None = None
     """What the agent did or said just before the observation; None where unknown."""
     reward: float | None = None
@@ -100,8 +95,8 @@ class Episode:
     def from_dict(cls, record: Mapping[str, Any], *, where: str = "") -> Episode:
         """The episode of a canonical record. Fields it does not know are ignored and not kept.
 
-        `success` (a bool) stands in for `outcome` where that is absent or null. `where` (such as `"runs.jsonl, line 3"`)
-        opens every `EpisodeError`.
+        `success` (a bool) stands in for `outcome` where that is absent or null. `where` (such as
+        `"runs.jsonl, line 3"`) opens every `EpisodeError`.
         """
         if not isinstance(record, Mapping):
             raise EpisodeError(f"{_prefix(where)}an episode must be a JSON object, not {_show(record)}")
@@ -133,7 +128,7 @@ class Episode:
             raise EpisodeError(f"{prefix}{error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """The canonical record, every field present; `Episode.from_dict` turns it back into an equal episode."""
+        """The canonical record, every field present; `from_dict` turns it back into an equal episode."""
         return {
             "episode_id": self.episode_id,
             "goal": self.goal,
@@ -148,22 +143,27 @@ class Episode:
         }
 
 
-def read_episodes(path: PathLike, *more: PathLike) -> list[Episode]:
-    """Every episode of one or more files, in order.
+def read_episodes(
+    path: PathLike, *more: PathLike, goal_column: str | None = None, outcome_column: str | None = None
+) -> list[Episode]:
+    """Every episode of one or more files (or folders of files), in order.
 
-    `.jsonl` and `.jsonl.gz` in the canonical form are read here, line by line; every other file goes to
-    `valuegraph.importers`. Raises `EpisodeError` (file, line, episode, field) and then returns nothing.
+    `.jsonl` and `.jsonl.gz` in the canonical form are read here, line by line; everything else, and named
+    columns, are the business of `valuegraph.importers`. Raises `EpisodeError` (file, line, episode, field)
+    and then returns nothing.
     """
-    return list(iter_episodes(path, *more))
+    return list(iter_episodes(path, *more, goal_column=goal_column, outcome_column=outcome_column))
 
 
-def iter_episodes(path: PathLike, *more: PathLike) -> Iterator[Episode]:
+def iter_episodes(
+    path: PathLike, *more: PathLike, goal_column: str | None = None, outcome_column: str | None = None
+) -> Iterator[Episode]:
     """As `read_episodes`, one episode at a time, for files larger than memory."""
-    check = _Consistency()
-    for file in (Path(path), *map(Path, more)):
+    check = Consistency()
+    for file in (path, *more):
         empty = True
-        for where, episode in _located_episodes(file):
-            check.add(episode, where)
+        for place, episode in _located_episodes(file, goal_column, outcome_column):
+            check.add(episode, place)
             empty = False
             yield episode
         if empty:
@@ -173,14 +173,14 @@ def iter_episodes(path: PathLike, *more: PathLike) -> Iterator[Episode]:
 def write_episodes(episodes: Iterable[Episode], path: PathLike) -> None:
     """Write canonical `.jsonl` or `.jsonl.gz`: the whole file appears at once, or not at all.
 
-    The same episodes give the same bytes. Raises `EpisodeError` where the file could not be read back: no episode,
-    a repeated `episode_id`, text mixed with vectors.
+    The same episodes give the same bytes. Raises `EpisodeError` where the file could not be read back: no
+    episode, a repeated `episode_id`, text mixed with vectors.
     """
     path = Path(path)
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise EpisodeError(f"{path}: episodes are written to .jsonl or .jsonl.gz")
-    check, count = _Consistency(), 0
-    with _replacing(path) as raw:
+    check, count = Consistency(), 0
+    with replacing(path) as raw:
         # no file name and no time in the gzip header, so equal episodes give equal bytes
         out: Any = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
         for count, episode in enumerate(episodes, 1):
@@ -194,40 +194,22 @@ def write_episodes(episodes: Iterable[Episode], path: PathLike) -> None:
 
 
 def check_episodes(episodes: Iterable[Episode], source: str = "episodes") -> None:
-    """Raise `EpisodeError` unless the ids are unique and all observations are text, or all vectors of one width."""
-    check = _Consistency()
+    """Raise `EpisodeError` unless ids are unique and observations all text, or all vectors of one width."""
+    check = Consistency()
     for i, episode in enumerate(episodes):
         check.add(episode, f"{source}[{i}]")
 
 
-def iter_json_lines(path: PathLike) -> Iterator[tuple[str, Any]]:
-    """Yield (`"file, line n"`, parsed value) for each line of a `.jsonl` or `.jsonl.gz` file that is not blank."""
-    path, number = Path(path), 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                where = f"{path}, line {number}"
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    value = json.loads(text) if text.strip() else None
-                except (ValueError, RecursionError) as error:
-                    raise EpisodeError(f"{where}: not valid JSON: {error}") from None
-                if text.strip():
-                    yield where, value
-    except (OSError, EOFError, zlib.error) as error:
-        after = f" after line {number}" if number else ""
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise EpisodeError(f"{path}: cannot be read{after}: {reason}") from None
-
-
-class _Consistency:
-    """What holds across episodes: unique ids, one kind of observation, one vector width."""
+class Consistency:
+    """What must hold across episodes: unique ids, one kind of observation, one vector width."""
 
     def __init__(self) -> None:
         self._seen: dict[str, str] = {}
         self._first: tuple[str, str] | None = None
 
     def add(self, episode: Episode, where: str) -> None:
+        """Take in one more; raises `EpisodeError` naming both places where it does not fit the earlier
+        ones."""
         earlier = self._seen.setdefault(episode.episode_id, where)
         if earlier is not where:
             raise EpisodeError(f"{where}: episode_id: {episode.episode_id!r} was already used at {earlier}")
@@ -240,22 +222,23 @@ class _Consistency:
             )
 
 
-def _located_episodes(path: Path) -> Iterator[tuple[str, Episode]]:
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        lines = iter_json_lines(path)
-        first = next(lines, None)
-        if first is None:
+def _located_episodes(
+    path: PathLike, goal_column: str | None, outcome_column: str | None
+) -> Iterator[tuple[str, Episode]]:
+    # bound at run time: the importers stand on this module, and canonical files never need them
+    if not str(path).endswith((".jsonl", ".jsonl.gz")) or goal_column or outcome_column:
+        importers = importlib.import_module("valuegraph.importers")
+        yield from importers.iter_located(path, goal_column=goal_column, outcome_column=outcome_column)
+        return
+    records = iter_records(path)
+    first = next(records, None)
+    if first and isinstance(first[1], Mapping) and "steps" not in first[1]:
+        importers = importlib.import_module("valuegraph.importers")
+        if importers.recognises(first[1]):
+            yield from importers.iter_located(path)
             return
-        if not isinstance(first[1], Mapping) or "steps" in first[1] or not _importers().recognises(first[1]):
-            for where, record in chain([first], lines):
-                yield where, Episode.from_dict(record, where=where)
-            return
-    yield from _importers().located_episodes(path)
-
-
-def _importers() -> Any:
-    # bound at run time: the importers stand on this module, and most runs never need them
-    return importlib.import_module("valuegraph.importers")
+    for place, record in chain([first] if first else [], records):
+        yield place, Episode.from_dict(record, where=place)
 
 
 def _step_from_dict(raw: Any, index: int) -> Step:
@@ -341,22 +324,6 @@ def _metadata(value: Any) -> dict[str, Any]:
         )
     except (TypeError, ValueError, RecursionError) as error:
         raise EpisodeError(f"metadata: not representable as JSON: {error}") from None
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a new file that takes the place of `path` once it is complete and on disk."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with draft.open("xb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        raise EpisodeError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _prefix(where: str) -> str:

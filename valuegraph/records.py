@@ -1,0 +1,153 @@
+"""Files as records, each with its place: JSON lines, JSON, CSV and Parquet in; whole files, or none, out.
+
+A record is what one line, item or row says, as plain Python values; its place (`"runs.jsonl, line 3"`) opens
+every error.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+PathLike = str | os.PathLike[str]
+Located = tuple[str, Any]
+"""(place, record)"""
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
+
+
+class EpisodeError(ValueError):
+    """Input that is not a valid episode; the message names the file, the line, the episode and the field."""
+
+
+def iter_records(path: PathLike) -> Iterator[Located]:
+    """Yield (place, record) for each record of a file, row by row (a `.json` file is read whole).
+
+    Raises `EpisodeError` for an unknown suffix and for what cannot be read.
+    """
+    path = Path(path)
+    suffix = path.name.removesuffix(".gz").rpartition(".")[2]
+    reader = {"jsonl": _json_lines, "json": _json_items, "csv": _csv_rows, "parquet": _parquet_rows}.get(
+        suffix
+    )
+    if reader is None:
+        raise EpisodeError(f"{path}: not a kind of file that is read here: {', '.join(SUFFIXES)}")
+    place = str(path)
+    try:
+        for place, record in reader(path):
+            yield place, record
+    except (OSError, EOFError, zlib.error) as error:
+        after = f" after {place.removeprefix(f'{path}, ')}" if place != str(path) else ""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise EpisodeError(f"{path}: cannot be read{after}: {reason}") from None
+
+
+@contextmanager
+def replacing(path: PathLike) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of `path` once complete and on disk; an error changes nothing."""
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with draft.open("xb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(draft, path)
+        if os.name == "posix":  # the new name is durable only once its folder is
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        raise EpisodeError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _json_lines(path: Path) -> Iterator[Located]:
+    with _open(path) as lines:
+        for number, line in enumerate(lines, 1):
+            place = f"{path}, line {number}"
+            if line.strip():
+                yield place, _parse(line, place)
+
+
+def _json_items(path: Path) -> Iterator[Located]:
+    with _open(path) as file:
+        value = _parse(file.read(), str(path))
+    for number, record in enumerate(value if isinstance(value, list) else [value], 1):
+        yield f"{path}, item {number}", record
+
+
+def _parse(data: bytes, place: str) -> Any:
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise EpisodeError(f"{place}: not valid JSON: {error}") from None
+
+
+# CSV knows text only. What people and policies wrote stays text, so that nothing a policy put into its
+# completion is taken for a conversation; a cell of any other column is a number or a boolean where it looks
+# like one.
+_CSV_TEXT = {"episode_id", "goal", "action", "prompt", "completion", "chosen", "rejected"}
+_CSV_JSON = {"observation", "messages", "conversations", "steps", "metadata"}
+
+
+def _csv_rows(path: Path) -> Iterator[Located]:
+    with _open(path) as raw:
+        rows = csv.reader(
+            (line.decode("utf-8-sig" if n == 0 else "utf-8") for n, line in enumerate(raw)), strict=True
+        )
+        try:
+            header = next(rows, [])
+            for row in rows:
+                place = f"{path}, line {rows.line_num}"
+                if row and len(row) != len(header):
+                    raise EpisodeError(
+                        f"{place}: {len(row)} cells, but the header names {len(header)} columns"
+                    )
+                if row:
+                    yield place, {name: _cell(name, text) for name, text in zip(header, row, strict=True)}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise EpisodeError(f"{path}, line {rows.line_num}: not valid CSV: {error}") from None
+
+
+def _cell(name: str, text: str) -> Any:
+    if not text and name != "observation":  # an environment may say nothing; any other empty cell is no value
+        return None
+    if name in _CSV_TEXT:
+        return text
+    try:
+        value = json.loads(text.lower() if text in ("True", "False") else text)
+    except (ValueError, RecursionError):
+        return text
+    if name == "observation":
+        return value if isinstance(value, list) else text
+    return value if name in _CSV_JSON or isinstance(value, bool | int | float) else text
+
+
+def _parquet_rows(path: Path) -> Iterator[Located]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    number = 0
+    try:
+        with ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                for number, record in enumerate(batch.to_pylist(), number + 1):  # noqa: B020
+                    yield f"{path}, row {number}", record
+    except ArrowException as error:
+        raise EpisodeError(f"{path}: not valid Parquet: {error}") from None
