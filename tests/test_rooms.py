@@ -14,8 +14,8 @@ PACKAGE = Path(valuegraph.__file__).parent
 # Every module of the package, from the ground floor up. A module may import what lives on the floors below it
 # and what is named before it on its own floor. "integrations." stands for every module in that folder.
 FLOORS = (
-    "records episodes credit alignment kernels wal",
-    "trajectories conversations importers encoders index adjacency propagation",
+    "records episodes credit alignment kernels durable tensor_file wal_format wal",
+    "trajectories conversations importers encoders index adjacency edges propagation testing",
     "graph networks",
     "learner scoring explain",
     "persistence",
