@@ -125,7 +125,9 @@ def clean(feedback: str) -> str:
     # the score and the verdict are the outcome: an observation that shows them would give the answer away
     text = re.sub(r"\*\*\* .*", " ", feedback, flags=re.DOTALL)
     text = re.sub(r"Your score has (just )?gone (up|down) by \w+ points?\.", " ", text)
-    text = re.sub(r"^\s*>", " ", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^>\s*(-= .+? =--?\d+/\d+)?", " ", text, flags=re.MULTILINE
+    )  # the prompt and its status line
     return _squeeze(re.sub(r"-= (.+?) =-", r"[\1]", text)) or "Nothing happens."
 
 
@@ -273,8 +275,8 @@ NEW_GAMES = (
     _simple(450),
 )
 FILES = ("textworld_train.jsonl.gz", "textworld_heldout.jsonl.gz")
-TRAINING = roster(expert=1, noisy=7, truncated=2, diverted=2, random=2)
-HELD_OUT_KNOWN = roster(noisy=4, truncated=1, diverted=1, random=1)
+TRAINING = roster(expert=1, noisy=8, truncated=2, diverted=2, random=3)
+HELD_OUT_KNOWN = roster(noisy=4, truncated=2, diverted=1, random=1)
 HELD_OUT_NEW = roster(expert=1, noisy=7, truncated=3, diverted=3, random=2)
 
 

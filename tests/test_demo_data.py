@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections import defaultdict
 from importlib.resources import files
 from pathlib import Path
@@ -56,6 +57,7 @@ def test_observations_do_not_give_the_outcome_away(training, held_out):
             assert not any(
                 tell in text for tell in ("***", "Your score", "You scored", "$$", "-=", "RESTART")
             )
+            assert not re.search(r"\d/\d", text)  # the status line: score, and commands so far
             assert text == " ".join(text.split())
             assert text
 
@@ -86,6 +88,7 @@ def test_clean_keeps_what_happened_and_drops_banner_prompt_score_and_verdict():
         demo.clean(said + "  *** The End ***\n\nYou scored 1 out of 1")
         == "[Attic] You enter. There is a key."
     )
+    assert demo.clean("\nYou open the box.\n\n>      -= Attic =-0/7") == "You open the box."
     assert demo.clean("\n> *** You lost! ***\n") == "Nothing happens."
 
 
