@@ -13,7 +13,6 @@ as 0: an episode whose outcome is None is unlabelled, not failed.
 from __future__ import annotations
 
 import gzip
-import importlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -133,7 +132,11 @@ class Episode:
             "episode_id": self.episode_id,
             "goal": self.goal,
             "steps": [
-                {"observation": _plain(s.observation), "action": s.action, "reward": s.reward}
+                {
+                    "observation": s.observation if isinstance(s.observation, str) else list(s.observation),
+                    "action": s.action,
+                    "reward": s.reward,
+                }
                 for s in self.steps
             ],
             "outcome": self.outcome,
@@ -208,11 +211,11 @@ class Consistency:
         self._first: tuple[str, str] | None = None
 
     def add(self, episode: Episode, where: str) -> None:
-        """Take in one more; raises `EpisodeError` naming both places where it does not fit the earlier
-        ones."""
-        earlier = self._seen.setdefault(episode.episode_id, where)
-        if earlier is not where:
+        """Take in one more; raises `EpisodeError`, naming both places, where it does not fit the others."""
+        earlier = self._seen.get(episode.episode_id)
+        if earlier is not None:
             raise EpisodeError(f"{where}: episode_id: {episode.episode_id!r} was already used at {earlier}")
+        self._seen[episode.episode_id] = where
         shape = _shape(episode.steps[0].observation)
         first_shape, first_where = self._first = self._first or (shape, where)
         if shape != first_shape:
@@ -225,17 +228,19 @@ class Consistency:
 def _located_episodes(
     path: PathLike, goal_column: str | None, outcome_column: str | None
 ) -> Iterator[tuple[str, Episode]]:
-    # bound at run time: the importers stand on this module, and canonical files never need them
-    if not str(path).endswith((".jsonl", ".jsonl.gz")) or goal_column or outcome_column:
-        importers = importlib.import_module("valuegraph.importers")
-        yield from importers.iter_located(path, goal_column=goal_column, outcome_column=outcome_column)
+    # imported late: the importers stand on this module, and canonical files do not need them
+    if goal_column or outcome_column or not str(path).endswith((".jsonl", ".jsonl.gz")):
+        from valuegraph.importers import iter_located
+
+        yield from iter_located(path, goal_column=goal_column, outcome_column=outcome_column)
         return
     records = iter_records(path)
     first = next(records, None)
     if first and isinstance(first[1], Mapping) and "steps" not in first[1]:
-        importers = importlib.import_module("valuegraph.importers")
-        if importers.recognises(first[1]):
-            yield from importers.iter_located(path)
+        from valuegraph.importers import iter_located, recognises
+
+        if recognises(first[1]):
+            yield from iter_located(path)
             return
     for place, record in chain([first] if first else [], records):
         yield place, Episode.from_dict(record, where=place)
@@ -271,10 +276,6 @@ def _shape(observation: Observation) -> str:
     return "text" if isinstance(observation, str) else f"a vector of {len(observation)} numbers"
 
 
-def _plain(observation: Observation) -> str | list[float]:
-    return observation if isinstance(observation, str) else list(observation)
-
-
 def _observation(value: Any) -> Observation:
     if isinstance(value, str):
         _optional_text("observation", value)
@@ -283,6 +284,8 @@ def _observation(value: Any) -> Observation:
         value = value.tolist() if value.ndim == 1 else value
     if not isinstance(value, list | tuple) or not len(value):
         raise EpisodeError(f"observation: must be text or a non-empty list of numbers, not {_show(value)}")
+    if all(type(x) is float for x in value) and all(map(math.isfinite, value)):
+        return tuple(value)
     return tuple(_number(f"observation[{i}]", x) for i, x in enumerate(value))
 
 
@@ -319,9 +322,8 @@ def _metadata(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise EpisodeError(f"metadata: must be a JSON object, not {_show(value)}")
     try:
-        return (
-            json.loads(json.dumps(dict(value), allow_nan=False, ensure_ascii=False).encode()) if value else {}
-        )
+        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False) if value else "{}"
+        return json.loads(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise EpisodeError(f"metadata: not representable as JSON: {error}") from None
 

@@ -251,7 +251,9 @@ def _records(source: Any) -> Iterator[Located]:
             f"a dict of {', '.join(map(str, source))}: pass one of them (one split of a dataset)"
         )
     else:
-        yield from ((f"{_name(source)}, row {number}", record) for number, record in enumerate(source, 1))
+        # a Hugging Face dataset may be set to hand out arrays or tensors; its plain rows are wanted here
+        rows = source.with_format(None) if hasattr(source, "with_format") else source
+        yield from ((f"{_name(source)}, row {number}", record) for number, record in enumerate(rows, 1))
 
 
 def _name(source: Any) -> str:

@@ -126,8 +126,8 @@ def _csv_rows(path: Path) -> Iterator[Located]:
 
 
 def _cell(name: str, text: str) -> Any:
-    if not text and name != "observation":  # an environment may say nothing; any other empty cell is no value
-        return None
+    if not text:  # an environment or a policy may say nothing; any other empty cell is no value
+        return "" if name in ("observation", "completion") else None
     if name in _CSV_TEXT:
         return text
     try:
