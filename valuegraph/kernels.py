@@ -120,20 +120,7 @@ def _pop(keys, nodes, size):
 
 @njit(**_OPTIONS)
 def raise_max_product(
-    key,
-    weight,
-    next_out,
-    next_in,
-    first_out,
-    first_in,
-    out_weight,
-    extra,
-    kappa0,
-    unit,
-    source,
-    gamma,
-    dirty,
-    values,
+    edges, first_out, first_in, out_weight, extra, kappa0, unit, source, gamma, dirty, values
 ):
     """Label-setting (Dijkstra in the product semiring) outwards from the dirty nodes, against the edges.
 
@@ -149,9 +136,9 @@ def raise_max_product(
         mass = out_weight[i] + extra[i] + kappa0
         e = first_out[i]
         while e != EMPTY:
-            p = 1.0 if unit else weight[e] / mass
-            best = max(best, min(gamma * p, LARGEST) * values[key[e] & 0xFFFFFFFF])
-            e = next_out[e]
+            p = 1.0 if unit else edges[e].weight / mass
+            best = max(best, min(gamma * p, LARGEST) * values[edges[e].head])
+            e = edges[e].next_out
         # Snapshots hold P in single precision: a difference of that size is no fall.
         if best < values[i] * (1.0 - 1e-6):
             return -1
@@ -169,21 +156,18 @@ def raise_max_product(
         touched += 1
         e = first_in[j]
         while e != EMPTY:
-            i = key[e] >> 32
-            p = 1.0 if unit else weight[e] / (out_weight[i] + extra[i] + kappa0)
+            i = edges[e].tail
+            p = 1.0 if unit else edges[e].weight / (out_weight[i] + extra[i] + kappa0)
             candidate = min(gamma * p, LARGEST) * value
             if candidate > values[i]:
                 keys, nodes, size = _push(keys, nodes, size, candidate, i)
-            e = next_in[e]
+            e = edges[e].next_in
     return touched
 
 
 @njit(**_OPTIONS)
 def sweep_first_hit(
-    key,
-    weight,
-    next_out,
-    next_in,
+    edges,
     first_out,
     first_in,
     out_weight,
@@ -210,8 +194,8 @@ def sweep_first_hit(
         total = 0.0
         e = first_out[i]
         while e != EMPTY:
-            total += weight[e] * values[key[e] & 0xFFFFFFFF]
-            e = next_out[e]
+            total += edges[e].weight * values[edges[e].head]
+            e = edges[e].next_out
         backed = reward[i]
         if mass > 0.0:
             backed += gamma * total / mass
@@ -230,12 +214,14 @@ def sweep_first_hit(
         residual[j] = 0.0
         e = first_in[j]
         while e != EMPTY:
-            i = key[e] >> 32
+            i = edges[e].tail
             old = abs(residual[i])
-            residual[i] += min(gamma * weight[e] / (out_weight[i] + extra[i] + kappa0), LARGEST) * change
+            residual[i] += (
+                min(gamma * edges[e].weight / (out_weight[i] + extra[i] + kappa0), LARGEST) * change
+            )
             if abs(residual[i]) > tol and abs(residual[i]) > old:
                 keys, nodes, size = _push(keys, nodes, size, abs(residual[i]), i)
-            e = next_in[e]
+            e = edges[e].next_in
     return updates
 
 
@@ -243,12 +229,116 @@ def sweep_first_hit(
 
 
 @njit(**_OPTIONS)
-def link(key, start, stop, next_out, next_in, first_out, first_in):
+def link(edges, start, stop, first_out, first_in):
     """Chain the edges from `start` to `stop` in front of those already chained."""
     for e in range(start, stop):
-        i = key[e] >> 32
-        j = key[e] & 0xFFFFFFFF
-        next_out[e] = first_out[i]
+        i, j = edges[e].tail, edges[e].head
+        edges[e].next_out = first_out[i]
         first_out[i] = e
-        next_in[e] = first_in[j]
+        edges[e].next_in = first_in[j]
         first_in[j] = e
+
+
+@njit(**_OPTIONS)
+def _shift(slots):
+    """How far down the hash of an edge moves to index the slots, of which there is a power of two."""
+    bits = np.uint64(64)
+    while (len(slots) >> (np.uint64(64) - bits)) > 1:
+        bits -= np.uint64(1)
+    return bits
+
+
+@njit(**_OPTIONS)
+def _hash(tail, head):
+    """Multiplicative hash (Knuth's golden ratio) of an edge: its best bits are on top."""
+    return (np.uint64(tail) << np.uint64(32) | np.uint64(head)) * np.uint64(0x9E3779B97F4A7C15)
+
+
+@njit(**_OPTIONS)
+def _entry(tail, head, e):
+    """What a slot holds: 31 bits of the hash above the number of the edge."""
+    return np.int64((_hash(tail, head) >> np.uint64(12)) & np.uint64(0x7FFFFFFF)) << 32 | e
+
+
+@njit(**_OPTIONS)
+def _slot(slots, edges, tail, head, shift):
+    """Slot of an edge, or the empty one where it belongs: open addressing, linear probing.
+
+    Nearly always the bits of the hash decide, so that no branch waits for the edge itself to be fetched.
+    """
+    at = np.int64(_hash(tail, head) >> shift)
+    wanted = _entry(tail, head, 0) >> 32
+    mask = len(slots) - 1
+    while True:
+        entry = slots[at]
+        if entry == EMPTY:
+            return at
+        if entry >> 32 == wanted:
+            e = entry & 0xFFFFFFFF
+            if edges[e].head == head and edges[e].tail == tail:
+                return at
+        at = (at + 1) & mask
+
+
+@njit(**_OPTIONS)
+def fill_slots(slots, edges, size):
+    """Enter the first `size` edges, all different, into an empty table."""
+    shift = _shift(slots)
+    for e in range(size):
+        tail, head = edges[e].tail, edges[e].head
+        slots[_slot(slots, edges, tail, head, shift)] = _entry(tail, head, e)
+
+
+@njit(**_OPTIONS)
+def upsert(slots, edges, first_out, first_in, out_weight, size, tails, heads, amounts, eta):
+    """w <- (1 - eta) w + amount for each event in turn; returns the number of edges. There is room."""
+    shift = _shift(slots)
+    for t in range(len(tails)):
+        i, j = tails[t], heads[t]
+        at = _slot(slots, edges, i, j, shift)
+        if slots[at] == EMPTY:
+            slots[at] = _entry(i, j, size)
+            edges[size].tail = i
+            edges[size].head = j
+            edges[size].weight = 0.0
+            link(edges, size, size + 1, first_out, first_in)
+            size += 1
+        e = slots[at] & 0xFFFFFFFF
+        old = edges[e].weight
+        edges[e].weight = (1.0 - eta) * old + amounts[t]
+        out_weight[i] += np.float64(edges[e].weight) - np.float64(old)
+    return size
+
+
+@njit(**_OPTIONS)
+def look_up(slots, edges, tails, heads, found):
+    """Weight of each edge asked for, 0 for those that do not exist."""
+    shift = _shift(slots)
+    for t in range(len(tails)):
+        at = _slot(slots, edges, tails[t], heads[t], shift)
+        found[t] = 0.0 if slots[at] == EMPTY else edges[slots[at] & 0xFFFFFFFF].weight
+
+
+@njit(**_OPTIONS)
+def sort_rows(edges, size, indptr, indices, weights):
+    """Edges in order of tail, then head: two stable counting sorts, O(n + E)."""
+    n = len(indptr) - 1
+    start = np.zeros(n + 1, np.int64)
+    for e in range(size):
+        start[edges[e].head + 1] += 1
+        indptr[edges[e].tail + 1] += 1
+    for i in range(n):
+        start[i + 1] += start[i]
+        indptr[i + 1] += indptr[i]
+    by_head = np.empty(size, np.int32)
+    for e in range(size):
+        j = edges[e].head
+        by_head[start[j]] = e
+        start[j] += 1
+    start[:] = indptr
+    for k in range(size):
+        e = by_head[k]
+        i = edges[e].tail
+        indices[start[i]] = edges[e].head
+        weights[start[i]] = edges[e].weight
+        start[i] += 1
