@@ -247,7 +247,7 @@ def test_byte_order_mark_and_other_line_separators(tmp_path):
     assert read_episodes(path)[0].steps[0].observation == "one\u2028two\x0bthree"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(episode_lists())
 def test_round_trip_is_identical_and_bytes_repeat(tmp_path_factory, batch):
     folder = tmp_path_factory.mktemp("trip")

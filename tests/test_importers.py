@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valuegraph.conversations import completion_turns, conversation_goal, prompt_goal
@@ -291,6 +291,11 @@ def test_outcome_columns(columns, outcome):
             {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
             r"messages\[0\].tool_calls: a call needs a name",
         ),
+        ({"messages": [{"role": "assistant", "tool_calls": 1}]}, r"messages\[0\].tool_calls: must be a list"),
+        (
+            {"messages": {"role": ["user"], "content": []}},
+            "messages: the columns role, content must be of one length",
+        ),
         ({"prompt": 3, "completion": "x"}, "prompt: must be a list, not 3"),
         ({"prompt": "p", "completion": None}, "completion: must be a list, not None"),
         ({"prompt": "p", "completion": "c", "score": math.nan}, r"score: an outcome is a number in \[0, 1\]"),
@@ -302,6 +307,9 @@ def test_outcome_columns(columns, outcome):
         ({"prompt": "p"}, "unknown format. Fields found: prompt. Fields looked for: steps .episodes."),
         ("text", "unknown format. Fields found: 'text'"),
         ({"chosen": "a", "rejected": [{"role": "x"}]}, r"rejected\[0\].role: must be one of"),
+        ({"episode_id": None, "observation": "x"}, "episode_id: null"),
+        ({"episode_id": 5, "messages": []}, "episode 5: messages: no assistant message"),
+        ({"prompt": "p", "completion": "c", "score": 10**400}, "score: an outcome is"),
         ({"episode_id": "a", "observation": None}, "observation: must be text or a non-empty list"),
     ],
 )
@@ -320,6 +328,74 @@ def test_a_later_row_of_another_format_is_refused():
     rows = [{"prompt": "p", "completion": "c"}, {"prompt": "p"}]
     with pytest.raises(EpisodeError, match="row 2: completion: missing; fields found: prompt"):
         import_episodes(rows)
+
+
+_NAMES = (
+    *(
+        "steps",
+        "messages",
+        "conversations",
+        "prompt",
+        "completion",
+        "chosen",
+        "rejected",
+        "advantage",
+        "episode_id",
+    ),
+    *(
+        "observation",
+        "action",
+        "t",
+        "goal",
+        "outcome",
+        "reward",
+        "success",
+        "terminated",
+        "metadata",
+        "accuracy",
+    ),
+    *("role", "content", "tool_calls", "name", "arguments", "text", "type"),
+)
+_SCALARS = st.none() | st.booleans() | st.integers(-1, 2) | st.floats() | st.just(10**400)
+_WORDS = st.sampled_from(
+    ("", "user", "assistant", "tool", "\ud800", "tool_use", "tool_result", "x", "[{}]", "{", "0")
+)
+_ANYTHING = st.recursive(
+    _SCALARS | _WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_NAMES), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+_MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(("user", "assistant", "tool", "system"))},
+    optional={"content": _ANYTHING, "tool_calls": _ANYTHING},
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([("messages",), ("prompt", "completion"), ("chosen", "rejected"), ("steps",)])
+    | st.just(("episode_id", "observation")),
+    st.data(),
+)
+def test_whatever_a_record_says_it_becomes_episodes_or_an_episode_error(fields, data):
+    record = data.draw(st.dictionaries(st.sampled_from(_NAMES), _ANYTHING, max_size=3))
+    record |= {field: data.draw(_ANYTHING | st.lists(_MESSAGE, max_size=3)) for field in fields}
+    try:
+        batch = import_episodes([record])
+    except EpisodeError as error:
+        assert str(error).startswith("dataset, row 1: ")  # noqa: PT017
+    else:
+        assert all(Episode.from_dict(episode.to_dict()) == episode for episode in batch)
+
+
+def test_control_that_search_finds_both_ends():
+    """Records of those very pieces are accepted and refused: the test above is about something."""
+    good = {"episode_id": "x", "observation": "x", "t": 0, "outcome": 1}
+    assert len(import_episodes([good])) == 1
+    with pytest.raises(EpisodeError):
+        import_episodes([{**good, "outcome": 10**400}])
 
 
 # Completions and pairs
@@ -477,6 +553,7 @@ def test_step_rows_out_of_time(times):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+@settings(max_examples=25, deadline=None)
 @given(batch=episode_lists(max_size=3, max_steps=3))
 def test_canonical_episodes_survive_every_container(tmp_path_factory, suffix, batch):
     path = written(
@@ -560,7 +637,7 @@ def recorded(tmp_path, monkeypatch, env, plans, stack):
 
 
 def success_env():
-    """Dict observations with a mission and a one-hot room, a continuous action, and `success` in the infos."""
+    """Dict observations with a mission and a room, a continuous action, and `success` in the infos."""
     gym = pytest.importorskip("gymnasium")
 
     class Walk(gym.Env):
@@ -664,9 +741,7 @@ def test_minari_other_spaces():
     )
     (episode,) = import_episodes(Recorded([pair]))
     assert episode.steps == (Step((0.0, 0.0, 4.0, 5.0, 6.0, 7.0), "1.5", 1.0),)
-    with pytest.raises(
-        EpisodeError, match="minari, episode 0: observations: discrete, and no observation_space"
-    ):
+    with pytest.raises(EpisodeError, match="observations: discrete, and no observation_space"):
         import_episodes(Recorded([Stacked(np.array([0, 1]), np.array([0]), [1.0])]))
     with pytest.raises(EpisodeError, match=r"minari, episode 0: observation\[0\]: must be a finite number"):
         import_episodes(Recorded([Stacked(np.full((2, 1), np.nan), np.array([0]), [1.0])]))

@@ -103,6 +103,8 @@ def as_rows(value: Any) -> list[Any]:
         and value
         and all(isinstance(column, list | tuple) for column in value.values())
     ):
+        if len({len(column) for column in value.values()}) > 1:
+            raise ValueError(f"the columns {', '.join(map(str, value))} must be of one length")
         return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ValueError(f"must be a list, not {value!r:.60}")
@@ -132,7 +134,9 @@ def _text(message: Mapping[str, Any]) -> str:
     content = message.get("value") if content is None else content
     parts = [_content(content)] if content is not None else []
     calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else [])
-    parts += [_call(call) for call in as_rows(calls)]
+    if not isinstance(calls, list | tuple):
+        raise ValueError(f"tool_calls: must be a list, not {calls!r:.60}")
+    parts += [_call(call) for call in calls]
     return "\n".join(part for part in parts if part)
 
 

@@ -185,7 +185,7 @@ def write_episodes(episodes: Iterable[Episode], path: PathLike) -> None:
     check, count = Consistency(), 0
     with replacing(path) as raw:
         # no file name and no time in the gzip header, so equal episodes give equal bytes
-        out: Any = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
+        out: Any = gzip.GzipFile("", "wb", 6, raw, mtime=0) if path.suffix == ".gz" else raw
         for count, episode in enumerate(episodes, 1):
             check.add(episode, f"{path}, line {count}")
             line = json.dumps(episode.to_dict(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))

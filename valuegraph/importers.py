@@ -218,7 +218,9 @@ def _convert(
                 column(record, field)
             episodes = list(convert(record, columns, f"{name}:{number}"))
         except EpisodeError as error:
-            raise EpisodeError(f"{place}: {error}") from None
+            known = isinstance(record, Mapping) and convert is not _canonical and record.get("episode_id")
+            episode = f"episode {known!r}: " if known else ""
+            raise EpisodeError(f"{place}: {episode}{error}") from None
         yield from ((place, episode) for episode in episodes)
 
 

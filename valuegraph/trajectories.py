@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Columns(NamedTuple):
             if isinstance(value, bool | np.bool_):
                 return float(value)
             if value is not None:
-                if not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:  # NaN compares false too
+                if not isinstance(value, Real) or not 0 <= cast(float, value) <= 1:  # NaN compares false too
                     raise EpisodeError(
                         f"{name}: an outcome is a number in [0, 1] or a bool, not {value!r:.60}"
                     )
@@ -73,7 +73,10 @@ def step_row_episodes(rows: Iterable[Located], columns: Columns) -> Iterator[tup
             action = record.get("action") if isinstance(record, Mapping) else None
             text = None if action is None else action_text(action)
             step = Step(column(record, "observation"), text, record.get("reward"))
-            groups.setdefault(str(column(record, "episode_id")), []).append((place, record, step))
+            episode_id = column(record, "episode_id")
+            if episode_id is None:
+                raise EpisodeError("episode_id: null; every step row must say which episode it belongs to")
+            groups.setdefault(str(episode_id), []).append((place, record, step))
         except EpisodeError as error:
             raise EpisodeError(f"{place}: {error}") from None
     for episode_id, group in groups.items():
@@ -86,7 +89,7 @@ def step_row_episodes(rows: Iterable[Located], columns: Columns) -> Iterator[tup
 def _step_row_episode(episode_id: str, group: list[tuple[str, Record, Step]], columns: Columns) -> Episode:
     times = [record.get("t") for _, record, _ in group]
     if any(t is not None for t in times):
-        if not all(isinstance(t, Real) for t in times) or len(set(times)) < len(times):
+        if not all(isinstance(t, Real) and t == t for t in times) or len(set(times)) < len(times):
             raise EpisodeError("t: must be a number on every row of the episode, and never the same twice")
         group = sorted(group, key=lambda row: row[1]["t"])
     records = [record for _, record, _ in group]
@@ -99,6 +102,7 @@ def _step_row_episode(episode_id: str, group: list[tuple[str, Record, Step]], co
         outcome=outcomes[-1] if outcomes else None,
         terminated=any(flag(record, "terminated") for record in records),
         truncated=any(flag(record, "truncated") for record in records),
+        metadata=next((r["metadata"] for r in records if isinstance(r.get("metadata"), Mapping)), {}),
     )
 
 
@@ -144,20 +148,19 @@ def minari_episodes(dataset: Any) -> Iterator[tuple[str, Episode]]:
 
 
 def action_text(action: Any) -> str:
-    """An action as short text: `3`, `0.123 -1`, `key: 1, turn: left`; text stays as it is.
+    """An action as short text: `3`, `0.123 -1`, `turn: left, speed: 2`; text stays as it is.
 
     >>> action_text([0.12345, -1.0])
     '0.123 -1'
     """
-    if isinstance(action, str):
-        return action
+    if isinstance(action, np.ndarray | np.generic):
+        action = action.tolist()
     if isinstance(action, Mapping):
         return ", ".join(f"{key}: {action_text(value)}" for key, value in action.items())
-    if isinstance(action, tuple):
-        return ", ".join(map(action_text, action))
-    return " ".join(
-        f"{x:.3g}" if isinstance(x, float) else str(x) for x in np.asarray(action).ravel().tolist()
-    )
+    if isinstance(action, list | tuple):
+        flat = not any(isinstance(part, Mapping | Sequence | np.ndarray) for part in action)
+        return (" " if flat else ", ").join(map(action_text, action))
+    return f"{action:.3g}" if isinstance(action, float) else str(action)
 
 
 def _minari_step(data: Any, t: int, space: Any) -> Step:
