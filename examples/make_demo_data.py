@@ -36,7 +36,7 @@ from valuegraph.episodes import Episode, Step
 
 
 class World(Protocol):
-    """What a player may see and do. `plan` is the oracle: experts consult it, it measures progress."""
+    """What a player may see and do. `plan` is the oracle that experts consult."""
 
     goal: str
 
@@ -47,6 +47,10 @@ class World(Protocol):
     @property
     def plan(self) -> list[str] | None:
         """Commands that win from here: empty once won, None where the game can no longer be won."""
+
+    @property
+    def progress(self) -> float:
+        """How far this is from the start, 0, to the goal, 1."""
 
     @property
     def won(self) -> bool: ...
@@ -94,6 +98,7 @@ class TextWorldGame:
 
     def reset(self) -> str:
         self._state = self._env.reset()
+        self._needed = len(self._state.policy_commands)
         return clean(self._state.feedback.partition(self._state.objective)[2])
 
     def step(self, command: str) -> str:
@@ -107,6 +112,10 @@ class TextWorldGame:
     @property
     def plan(self) -> list[str] | None:
         return list(self._state.policy_commands) or ([] if self.won else None)
+
+    @property
+    def progress(self) -> float:
+        return part_done(self.plan, self._needed)
 
     @property
     def won(self) -> bool:
@@ -129,6 +138,11 @@ def clean(feedback: str) -> str:
         r"^>\s*(-= .+? =--?\d+/\d+)?", " ", text, flags=re.MULTILINE
     )  # the prompt and its status line
     return _squeeze(re.sub(r"-= (.+?) =-", r"[\1]", text)) or "Nothing happens."
+
+
+def part_done(plan: Sequence[str] | None, needed: int) -> float:
+    """1 - (commands left) / (commands needed from the start), at least 0; 0 where nothing leads there."""
+    return 0.0 if plan is None else max(0.0, 1 - len(plan) / needed)
 
 
 def _squeeze(text: str) -> str:
@@ -188,17 +202,19 @@ def roster(**counts: int) -> list[tuple[str, Player]]:
 
 # -------------------------------------------------------------------------------- episodes
 
+Played = tuple[Episode, dict[str, Any]]
+"""An episode and its truth."""
+
 
 def play(
     world: World, player: Player, rng: random.Random, *, episode_id: str, metadata: Mapping[str, Any]
-) -> tuple[Episode, dict[str, Any]]:
+) -> Played:
     """One episode, and its truth. Cut off after twice the shortest way and eight commands more."""
     world.reset()
-    needed = len(world.plan or ())
     steps, progress = [], []
-    for command in islice(player(world, rng), 2 * needed + 8):
+    for command in islice(player(world, rng), 2 * len(world.plan or ()) + 8):
         steps.append(Step(world.step(command), command))
-        progress.append(0.0 if world.plan is None else round(max(0.0, 1 - len(world.plan) / needed), 4))
+        progress.append(round(world.progress, 4))
         if world.done:
             break
     won = world.won
@@ -216,7 +232,7 @@ def play(
 
 def play_all(
     world: World, players: Sequence[tuple[str, Player]], *, prefix: str, task: str, env: str
-) -> Iterator[tuple[Episode, dict[str, Any]]]:
+) -> Iterator[Played]:
     """One episode for each player. Its chances depend on its own id alone, not on what was played before."""
     for i, (name, player) in enumerate(players):
         episode_id = f"{prefix}-{task.replace('/', '-')}-{i:02d}"
@@ -238,7 +254,7 @@ def write_records(records: Iterable[Mapping[str, Any]], path: Path) -> None:
 # -------------------------------------------------------------------------------- the demo's data
 
 
-def _cooking(seed: int, recipe: int, *, take: int = 0, go: int = 1, open: bool = False) -> Game:
+def cooking(seed: int, recipe: int, *, take: int = 0, go: int = 1, open: bool = False) -> Game:
     settings = {
         "recipe": recipe,
         "take": take,
@@ -251,28 +267,28 @@ def _cooking(seed: int, recipe: int, *, take: int = 0, go: int = 1, open: bool =
     return Game("cooking", seed, {**settings, "recipe_seed": 0, "split": None})
 
 
-def _simple(seed: int, goal: str = "detailed") -> Game:
+def simple(seed: int, goal: str = "detailed") -> Game:
     return Game("simple", seed, {"rewards": "sparse", "goal": goal, "test": False})
 
 
 KNOWN_GAMES = (
     *(Game("treasure_hunter", 100 + n, {"level": n}) for n in (4, 6, 9, 12, 13, 15, 17, 23, 26)),
     *(Game("coin_collector", 200 + n, {"level": n}) for n in (4, 6, 8, 10, 104, 107)),
-    _cooking(301, 1),
-    _cooking(302, 1, take=1, open=True),
-    _cooking(303, 2),
-    _cooking(304, 2, take=1, go=6),
-    _cooking(305, 3, take=1, open=True),
-    *(_simple(seed) for seed in (401, 402, 403)),
-    _simple(404, goal="brief"),
+    cooking(301, 1),
+    cooking(302, 1, take=1, open=True),
+    cooking(303, 2),
+    cooking(304, 2, take=1, go=6),
+    cooking(305, 3, take=1, open=True),
+    *(simple(seed) for seed in (401, 402, 403)),
+    simple(404, goal="brief"),
 )
 NEW_GAMES = (
     Game("treasure_hunter", 150, {"level": 7}),
     Game("treasure_hunter", 151, {"level": 16}),
     Game("coin_collector", 250, {"level": 7}),
     Game("coin_collector", 251, {"level": 105}),
-    _cooking(350, 2, take=1),
-    _simple(450),
+    cooking(350, 2, take=1),
+    simple(450),
 )
 FILES = ("textworld_train.jsonl.gz", "textworld_heldout.jsonl.gz")
 TRAINING = roster(expert=1, noisy=8, truncated=2, diverted=2, random=3)
@@ -290,8 +306,8 @@ def tables(games: Iterable[Game]) -> Iterator[tuple[Game, TextWorldGame]]:
 
 def make(known: Iterable[Game], new: Iterable[Game]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Records to learn from (known games), and held-out ones (other plays of those, and the new games)."""
-    training: list[tuple[Episode, dict[str, Any]]] = []
-    held_out: list[tuple[Episode, dict[str, Any]]] = []
+    training: list[Played] = []
+    held_out: list[Played] = []
     for game, world in tables(known):
         training += play_all(world, TRAINING, prefix="train", task=game.task, env="textworld")
         held_out += play_all(world, HELD_OUT_KNOWN, prefix="known", task=game.task, env="textworld")

@@ -107,6 +107,7 @@ class Corridor:
 
     admissible = ("back", "on")
     plan = property(lambda self: ["on"] * (10 - self.at))
+    progress = property(lambda self: demo.part_done(self.plan, 10))
     won = done = property(lambda self: self.at == 10)
 
 
@@ -123,6 +124,13 @@ def test_players_differ_in_the_way_their_names_say():
     assert set(by_name["expert"]) == {1.0}
     assert all(0.0 < p < 1.0 for p in by_name["truncated"])
     assert sum(by_name["random"]) < sum(by_name["noisy"])
+
+
+def test_part_done():
+    assert demo.part_done([], 4) == 1.0
+    assert demo.part_done(["a"], 4) == 0.75
+    assert demo.part_done(["a"] * 9, 4) == 0.0  # further off than the start
+    assert demo.part_done(None, 4) == 0.0
 
 
 def test_progress_falls_on_a_step_back():
