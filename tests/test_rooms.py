@@ -16,7 +16,8 @@ PACKAGE = Path(valuegraph.__file__).parent
 FLOORS = (
     "records episodes evidence credit alignment kernels durable tensor_file wal_format wal manifest",
     "trajectories conversations importers testing "
-    "model_weights text_models embedding_cache array_encoder encoders index adjacency edges propagation",
+    "model_weights text_models embedding_cache array_encoder encoders "
+    "locks vectors faiss_build faiss_gpu index adjacency edges propagation",
     "graph networks",
     "learner scoring explain",
     "persistence",
