@@ -190,11 +190,11 @@ def _part(world: World, rng: random.Random) -> int:
 SLIPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 
-def roster(**counts: int) -> list[tuple[str, Player]]:
-    """Named players, such as `roster(expert=1, noisy=7)`; noisy ones take their slip from `SLIPS` in turn."""
+def roster(slips: Sequence[float] = SLIPS, **counts: int) -> list[tuple[str, Player]]:
+    """Named players, such as `roster(expert=1, noisy=7)`; noisy ones take their slips in turn."""
     players = {"expert": expert, "random": wanderer, "truncated": truncated, "diverted": diverted}
     return [
-        (name, partial(noisy, slip=SLIPS[i % len(SLIPS)]) if name == "noisy" else players[name])
+        (name, partial(noisy, slip=slips[i % len(slips)]) if name == "noisy" else players[name])
         for name, count in counts.items()
         for i in range(count)
     ]

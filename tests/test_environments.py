@@ -1,6 +1,11 @@
 """The benchmarks' environments: symbolic models against the real thing, and recordings that repeat."""
 
 import random
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +126,89 @@ def test_recordings_repeat_and_splits_share_no_task(tmp_path, monkeypatch):
         assert {e.outcome for e in episodes} == {0.0, 1.0}
     assert len(set.union(*tasks)) == sum(map(len, tasks))
     assert not list(tmp_path.glob("*.tmp"))
+
+
+# ---------------------------------------------------------------- Crafter
+
+
+@pytest.fixture(scope="module")
+def crafter_text():
+    pytest.importorskip("crafter")
+    from benchmarks.environments import crafter_text
+
+    return crafter_text
+
+
+@pytest.mark.parametrize(
+    ("thing", "stock", "todo"),
+    [
+        ("table", {}, ["collect wood", "collect wood", "place table"]),
+        ("wood_pickaxe", {"table": 1, "wood": 1}, ["make wood pickaxe"]),
+        ("stone", {"wood_pickaxe": 1}, ["collect stone"]),
+        (
+            "stone_pickaxe",  # the first wood goes into the wooden pickaxe, so another is needed
+            {"table": 1, "wood": 1},
+            ["make wood pickaxe", "collect wood", "collect stone", "make stone pickaxe"],
+        ),
+        ("furnace", {"table": 1, "wood_pickaxe": 1, "stone": 3}, ["collect stone", "place furnace"]),
+        ("furnace", {"wood": 2, "stone": 4}, ["place table", "place furnace"]),
+    ],
+)
+def test_requirements_follow_the_games_own_tree(crafter_text, thing, stock, todo):
+    found = crafter_text.requirements(thing, Counter(stock))
+    assert Counter(found) == Counter(todo)
+    assert found[-1] == todo[-1]
+
+
+def test_the_requirements_are_what_it_takes_in_the_real_world(crafter_text):
+    world = crafter_text.CrafterTask("make_stone_pickaxe", 1)
+    needed = len(world.plan)
+    for done in range(1, needed + 1):
+        world.step(world.plan[0])
+        assert world.progress == pytest.approx(done / needed)
+    assert world.won
+    assert world._player.achievements["make_stone_pickaxe"] == 1
+    world.reset()
+    assert "You need more wood" in world.step("place table")
+    assert "You need a wood pickaxe" in world.step("collect stone")
+    assert world.progress == 0.0
+
+
+# ---------------------------------------------------------------- ScienceWorld
+
+
+GOLD = """
+from collections import Counter
+from scienceworld import ScienceWorldEnv
+from benchmarks.environments.scienceworld_tasks import ScienceWorldTask
+
+env = ScienceWorldEnv("", envStepLimit=10**6)
+world = ScienceWorldTask(env, "find-plant", 0)
+assert world.goal.startswith("Your task is to find a(n) plant.")
+assert world.plan[:2] == ["open door to greenhouse", "go to greenhouse"]
+world.step("go to kitchen")
+assert world.plan[0] == "go to hallway", "the way back first"
+progress = [world.progress]
+while world.plan:
+    world.step(world.plan[0])
+    progress.append(world.progress)
+assert world.won and progress == sorted(progress) and progress[0] < progress[-1] == 1.0
+verbs = Counter(command.split()[0] for command in world.admissible)
+assert max(verbs.values()) == 3 and verbs["focus"] == 1
+world.reset()
+world.step("focus on agent")
+assert (world.done, world.won, world.progress) == (True, False, 0.0)
+env.close()
+"""
+
+
+def test_scienceworlds_gold_is_left_and_found_again():
+    """In a process of its own: the package leaves the pipes to its Java server open."""
+    pytest.importorskip("scienceworld")
+    if not shutil.which("java"):
+        pytest.skip("ScienceWorld needs a Java runtime")
+    root = Path(__file__).parents[1]
+    played = subprocess.run(
+        [sys.executable, "-c", GOLD], cwd=root, capture_output=True, text=True, timeout=120
+    )
+    assert played.returncode == 0, played.stderr
