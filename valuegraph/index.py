@@ -1,0 +1,372 @@
+"""Vector indexes on FAISS: exact while that is cheap, inverted files beyond, chosen by size and hardware."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from valuegraph.faiss_build import TIERS, TRAIN_FROM, build, empty, load_faiss
+from valuegraph.faiss_gpu import MAX_NEIGHBOURS, GpuCopy, Host, gpu_available
+from valuegraph.locks import ReadWriteLock
+from valuegraph.vectors import (
+    ExactIndex,
+    SearchResult,
+    VectorIndex,
+    check_batch,
+    check_dim,
+    check_ids,
+    check_k,
+    check_known,
+    check_new,
+    check_queries,
+    measure_recall,
+    pack,
+    unpack,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "TIERS",
+    "ExactIndex",
+    "FaissIndex",
+    "SearchResult",
+    "VectorIndex",
+    "index_from_bytes",
+    "make_index",
+    "measure_recall",
+    "promote",
+    "tier_for",
+]
+
+# Up to how many vectors a tier is the right one. Exact search on a GPU is cheap for longer.
+_CPU_LIMITS: Final = ((50_000, "flat"), (5_000_000, "ivf_fp16"), (50_000_000, "ivf_sq8"))
+_GPU_LIMITS: Final = ((200_000, "flat"), (5_000_000, "flat_fp16"), (50_000_000, "ivf_fp16"))
+
+_MAX_TOMBSTONES = 256  # a search asks for that many neighbours more, so there may not be many
+_OUTGROWN = 4.0  # an IVF is rebuilt when it holds that many times the vectors that it was made for
+_BLOCK = 4_096  # rows per matrix product: the scores of a batch stay in the cache
+# From so many queries on, matrix products by blocks beat FAISS's own scan, which is made for single queries.
+_PRODUCT_FROM: Final = {"flat": 3, "flat_fp16": 24}
+
+
+def tier_for(size: int, device: str = "cpu") -> str:
+    """The tier that suits an index of `size` vectors on "cpu" or "cuda"."""
+    limits = _GPU_LIMITS if device == "cuda" else _CPU_LIMITS
+    beyond = "ivf_sq8" if device == "cuda" else "ivf_pq"
+    return next((tier for limit, tier in limits if size <= limit), beyond)
+
+
+def make_index(dim: int, *, tier: str = "auto", device: str = "auto", expected_size: int = 0) -> VectorIndex:
+    """An empty index.
+
+    Args:
+      dim: width of the vectors.
+      tier: "exact" (the oracle, numpy only), one of `TIERS`, or "auto": what suits `expected_size`.
+      device: "cpu", "cuda", or "auto": the GPU where FAISS sees one.
+      expected_size: how many vectors are to come, for "auto".
+
+    Raises:
+      ValueError: an unknown tier or device, or a GPU is asked for and there is none.
+    """
+    if tier == "exact":
+        return ExactIndex(dim)
+    device = _device(device)
+    return FaissIndex(dim, tier_for(expected_size, device) if tier == "auto" else tier, device=device)
+
+
+def promote(index: VectorIndex, tier: str = "auto") -> VectorIndex:
+    """The index in the tier that suits its size (or the given one), rebuilt only where that pays.
+
+    A `FaissIndex` is rebuilt in place while others go on searching and changing it, so this may run in a
+    background thread; an `ExactIndex` is copied.
+    """
+    if isinstance(index, FaissIndex):
+        index.promote(tier)
+        return index
+    ids = index.ids()
+    new = make_index(index.dim, tier=tier, expected_size=len(ids))
+    new.add(index.reconstruct(ids), ids)
+    return new
+
+
+def index_from_bytes(data: bytes | memoryview, *, device: str = "auto") -> VectorIndex:
+    """The inverse of `VectorIndex.to_bytes`; raises ValueError where the data is no index."""
+    tier = unpack(data)[0].get("tier")
+    return ExactIndex.from_bytes(data) if tier == "exact" else FaissIndex.from_bytes(data, device=device)
+
+
+class FaissIndex:
+    """Vectors in a FAISS index on the host, with an optional copy on a GPU.
+
+    FAISS knows vectors by labels, which are not used twice; an array maps them to ids. A removed vector stays
+    as a tombstone, a label without an id, until there are too many. An IVF tier stays flat until it can be
+    trained.
+    """
+
+    def __init__(self, dim: int, tier: str = "flat", *, device: str = "cpu", seed: int = 0) -> None:
+        if tier not in TIERS:
+            raise ValueError(f"tier must be one of {', '.join(TIERS)}, got {tier!r}")
+        self.dim = check_dim(dim)
+        self.device = _device(device)
+        self._tier = tier
+        self._seed = seed
+        self._lock = ReadWriteLock()
+        self._rebuilding = threading.Lock()
+        self._gpu = GpuCopy() if self.device == "cuda" else None
+        self._epoch = 0
+        self._start(empty(dim, tier if tier in _PRODUCT_FROM else "flat_fp16"), np.empty(0, np.int64))
+
+    def _start(self, host: Any, ids: NDArray[np.int64]) -> None:
+        """Labels 0 .. n-1 in `host` stand for these ids; -1 is a label without a vector."""
+        self._host = host
+        self._flat = not hasattr(host, "nprobe")
+        self._built_for = host.ntotal
+        self._next = len(ids)
+        self._ids = np.full(len(ids) + max(64, len(ids) // 2), -1, np.int64)
+        self._ids[: len(ids)] = ids
+        alive = np.flatnonzero(ids >= 0)
+        self._labels = dict(zip(ids[alive].tolist(), alive.tolist(), strict=True))
+        self._tombstones = np.flatnonzero(ids < 0).tolist()
+        self._epoch += 1
+
+    @property
+    def tier(self) -> str:
+        """One of `TIERS`."""
+        return self._tier
+
+    @property
+    def trained(self) -> bool:
+        """False while an IVF tier is still kept flat."""
+        return not self._flat or self._tier not in TRAIN_FROM
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    # --- changing ---
+
+    def add(self, vectors: ArrayLike, ids: ArrayLike) -> None:
+        """See `VectorIndex.add`."""
+        new, given = check_batch(vectors, ids, self.dim)
+        with self._lock.write:
+            check_new([i for i in given.tolist() if i in self._labels])
+            self._insert(new, given)
+            ready = self._flat and len(self._labels) >= TRAIN_FROM.get(self._tier, len(self._labels) + 1)
+        if ready:
+            self.promote(self._tier)
+
+    def _insert(self, new: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
+        start, stop = self._next, self._next + len(ids)
+        labels = np.arange(start, stop, dtype=np.int64)
+        if stop >= len(self._ids):  # the last place stays free: label -1, "none", finds id -1 there
+            longer = np.full(stop + max(64, stop // 2), -1, np.int64)
+            longer[:start] = self._ids[:start]
+            self._ids = longer
+        if self._flat:
+            self._host.add(new)  # its labels are its rows
+        else:
+            self._host.add_with_ids(new, labels)  # plain `add` would corrupt the map from labels to lists
+        self._ids[start:stop] = ids
+        self._labels.update(zip(ids.tolist(), labels.tolist(), strict=True))
+        self._next = stop
+
+    def remove(self, ids: ArrayLike) -> int:
+        """See `VectorIndex.remove`."""
+        given = check_ids(ids)
+        with self._lock.write:
+            gone = [self._labels.pop(i) for i in given.tolist() if i in self._labels]
+            self._ids[gone] = -1
+            self._tombstones += gone
+            # A rebuild in progress needs the labels as they are.
+            if len(self._tombstones) > _MAX_TOMBSTONES and not self._rebuilding.locked():
+                self._compact()
+        return len(gone)
+
+    def _compact(self) -> None:
+        """Take the tombstones out of FAISS."""
+        faiss = load_faiss()
+        if self._flat:
+            keep = self._ids[: self._next] >= 0
+            self._host.remove_ids(faiss.IDSelectorBitmap(np.packbits(~keep, bitorder="little")))
+            self._start(self._host, self._ids[: self._next][keep])  # the rows behind have moved up
+        else:
+            self._host.remove_ids(faiss.IDSelectorArray(np.array(self._tombstones, dtype=np.int64)))
+            self._tombstones = []
+            self._epoch += 1
+
+    def promote(self, tier: str = "auto") -> bool:
+        """Rebuild as the tier that suits the size now, or as the given one; returns whether that was needed.
+
+        An IVF that has outgrown its lists is rebuilt as well. Others may search, add and remove meanwhile.
+        """
+        if tier not in (*TIERS, "auto"):
+            raise ValueError(f"tier must be one of {', '.join(TIERS)} or auto, got {tier!r}")
+        with self._rebuilding:
+            with self._lock.read:
+                size = len(self._labels)
+                target = tier_for(size, self.device) if tier == "auto" else tier
+                outgrown = not self._flat and size > _OUTGROWN * self._built_for
+                ready = self._flat and size >= TRAIN_FROM.get(target, size + 1)
+                if target == self._tier and not outgrown and not ready:
+                    return False
+                labels = np.flatnonzero(self._ids[: self._next] >= 0)
+                ids, vectors, seen = self._ids[labels], self._vectors(labels), self._next
+            built = build(vectors, target, self._seed)  # the long part, with the index in use as it was
+            del vectors
+            with self._lock.write:
+                late = np.arange(seen, self._next)
+                late = late[self._ids[late] >= 0]
+                late_ids, late_vectors = self._ids[late], self._vectors(late)
+                self._tier = target
+                self._start(built, np.where(self._ids[labels] >= 0, ids, -1))
+                self._insert(late_vectors, late_ids)
+        return True
+
+    # --- reading ---
+
+    def search(self, queries: ArrayLike, k: int) -> SearchResult:
+        """See `VectorIndex.search`."""
+        wanted, k = check_queries(queries, self.dim), check_k(k)
+        with self._lock.read:
+            similarity, labels = self._nearest(wanted, k + len(self._tombstones))
+            ids = self._ids[labels]
+        absent = ids < 0
+        if absent.any():
+            similarity[absent] = -np.inf
+            order = np.argsort(absent, axis=1, kind="stable")[:, :k]  # those present first, in order
+            similarity, ids = np.take_along_axis(similarity, order, 1), np.take_along_axis(ids, order, 1)
+        return SearchResult(similarity[:, :k], ids[:, :k])
+
+    def search_tensor(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """`search` for CUDA tensors, without a detour through the host: (n, k) similarity and ids.
+
+        Work is queued on the current stream of the queries' device. Queries are not checked for NaN.
+        """
+        import torch
+
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise ValueError(f"queries must have shape (n, {self.dim}), got {tuple(queries.shape)}")
+        if (
+            self._gpu is None
+            or not queries.is_cuda
+            or k + len(self._tombstones) > MAX_NEIGHBOURS
+            or not len(self)
+        ):
+            result = self.search(queries.detach().float().cpu().numpy(), k)
+            similarity, ids = map(torch.from_numpy, result)
+            return similarity.to(queries.device), ids.to(queries.device)
+        with self._lock.read:
+            host = self._for_gpu()
+            similarity, labels = self._gpu.search_tensor(host, queries, check_k(k) + len(self._tombstones))
+            ids = self._gpu.ids_tensor(host, queries.device)[labels]
+        similarity, order = similarity.masked_fill(ids < 0, -torch.inf).topk(k, dim=1)
+        return similarity, ids.gather(1, order)
+
+    def ids(self) -> NDArray[np.int64]:
+        """See `VectorIndex.ids`."""
+        with self._lock.read:
+            known = self._ids[: self._next]
+            return known[known >= 0]
+
+    def reconstruct(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """See `VectorIndex.reconstruct`."""
+        wanted = check_ids(ids).tolist()
+        with self._lock.read:
+            check_known([i for i in wanted if i not in self._labels])
+            return self._vectors(np.array([self._labels[i] for i in wanted], dtype=np.int64))
+
+    def to_bytes(self) -> bytes:
+        """See `VectorIndex.to_bytes`."""
+        faiss = load_faiss()
+        with self._lock.read:
+            header = {
+                "tier": self._tier,
+                "dim": self.dim,
+                "seed": self._seed,
+                "built_for": self._built_for,
+                "tombstones": self._tombstones,
+            }
+            return pack(header, self._ids[: self._next], faiss.serialize_index(self._host).data)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview, *, device: str = "auto") -> FaissIndex:
+        """The inverse of `to_bytes`; raises ValueError where the data is no such index."""
+        faiss = load_faiss()
+        header, ids, body = unpack(data)
+        try:
+            index = cls(header["dim"], header["tier"], device=device, seed=header["seed"])
+            index._start(faiss.deserialize_index(np.frombuffer(body, np.uint8)), ids)
+            index._built_for, index._tombstones = int(header["built_for"]), list(header["tombstones"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"vector index: {error}") from error
+        if index._host.d != index.dim or index._host.ntotal != len(index) + len(index._tombstones):
+            raise ValueError("vector index: the vectors are not those that the header describes")
+        return index
+
+    # --- with the lock held ---
+
+    @property
+    def _single(self) -> bool:
+        return hasattr(self._host, "get_xb")
+
+    def _nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray, NDArray]:
+        """(n, k) similarities and labels, tombstones included; label -1 where there are fewer than k."""
+        if self._gpu is not None and self._host.ntotal and k <= MAX_NEIGHBOURS:
+            return self._gpu.search(self._for_gpu(), queries, k)
+        if self._flat:
+            if len(queries) >= _PRODUCT_FROM["flat" if self._single else "flat_fp16"]:
+                return self._product_search(queries, k)
+            return self._host.search(queries, k)
+        similarity, labels = self._host.search(queries, k)
+        short = labels[:, min(k, self._host.ntotal) - 1] < 0
+        if short.any():  # the lists visited hold too few: visit all
+            everywhere = load_faiss().SearchParametersIVF(nprobe=self._host.nlist)
+            similarity[short], labels[short] = self._host.search(queries[short], k, params=everywhere)
+        return similarity, labels
+
+    def _vectors(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        if not len(labels):
+            return np.empty((0, self.dim), np.float32)
+        return self._host.reconstruct_batch(labels)
+
+    def _rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows of a flat index; single precision in place, half precision decoded."""
+        faiss = load_faiss()
+        if self._single:
+            flat = faiss.rev_swig_ptr(self._host.get_xb(), self._host.ntotal * self.dim)
+            return flat.reshape(-1, self.dim)[start:stop]
+        return self._host.reconstruct_n(start, stop - start)
+
+    def _product_search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray, NDArray]:
+        faiss = load_faiss()
+        similarity, labels = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        best = faiss.float_minheap_array_t()
+        best.nh, best.k = similarity.shape
+        best.val, best.ids = faiss.swig_ptr(similarity), faiss.swig_ptr(labels)
+        best.heapify()
+        for start in range(0, self._host.ntotal, _BLOCK):
+            scores = queries @ self._rows(start, min(start + _BLOCK, self._host.ntotal)).T
+            best.addn(scores.shape[1], faiss.swig_ptr(scores), start)
+        best.reorder()
+        return similarity, labels
+
+    def _for_gpu(self) -> Host:
+        return Host(
+            self._host, self._epoch, self._next, self._ids, self._rows, flat=self._flat, half=not self._single
+        )
+
+
+def _device(device: str) -> str:
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
+    if device == "cpu":
+        return device
+    if gpu_available():
+        return "cuda"
+    if device == "cuda":
+        raise ValueError("device is cuda, but FAISS sees no GPU")
+    return "cpu"
