@@ -5,7 +5,8 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# Python compiles what it imports; compiling every file of every package would take longer than the tests.
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 
 # The first interpreter that runs and is new enough; override with `make PYTHON=...`.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -30,13 +31,13 @@ $(VENV)/.core: $(VENV)/.created $(INPUTS)
 	$(PIP_INSTALL) -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.core
+$(VENV)/.test: $(VENV)/.created $(INPUTS)
 	$(PIP_INSTALL) -e '.[test]'
-	@touch $@
+	@touch $(VENV)/.core $@
 
-$(VENV)/.bench: $(VENV)/.test
+$(VENV)/.bench: $(VENV)/.created $(INPUTS)
 	$(PIP_INSTALL) -e '.[test,bench]'
-	@touch $@
+	@touch $(VENV)/.core $(VENV)/.test $@
 
 venv: $(VENV)/.test
 

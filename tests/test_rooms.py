@@ -14,12 +14,13 @@ PACKAGE = Path(valuegraph.__file__).parent
 # Every module of the package, from the ground floor up. A module may import what lives on the floors below it
 # and what is named before it on its own floor. "integrations." stands for every module in that folder.
 FLOORS = (
-    "records episodes evidence credit alignment kernels durable tensor_file wal_format wal manifest",
+    "config records episodes evidence credit alignment_kernel alignment kernels "
+    "durable tensor_file wal_format wal manifest",
     "trajectories conversations importers testing "
     "model_weights text_models embedding_cache array_encoder encoders "
     "locks vectors faiss_build faiss_gpu index adjacency edges propagation",
-    "graph networks",
-    "learner scoring explain",
+    "context graph networks",
+    "learner scoring fitting explain",
     "persistence",
     "reward_model",
     "integrations. server cli",

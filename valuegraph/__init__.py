@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from valuegraph.config import FitConfig
     from valuegraph.encoders import ArrayEncoder, TextEncoder
     from valuegraph.episodes import Episode, EpisodeError, Step, read_episodes, write_episodes
     from valuegraph.graph import ValueGraph
-    from valuegraph.reward_model import FitConfig, RewardModel
+    from valuegraph.reward_model import RewardModel
     from valuegraph.scoring import Scores
 
 __version__ = "0.1.0"
@@ -37,7 +38,7 @@ _HOME = {
     "ArrayEncoder": "encoders",
     "Episode": "episodes",
     "EpisodeError": "episodes",
-    "FitConfig": "reward_model",
+    "FitConfig": "config",
     "RewardModel": "reward_model",
     "Scores": "scoring",
     "Step": "episodes",
