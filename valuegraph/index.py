@@ -232,10 +232,20 @@ class FaissIndex:
         """See `VectorIndex.search`."""
         wanted, k = check_queries(queries, self.dim), check_k(k)
         with self._lock.read:
-            similarity, labels = self._nearest(wanted, k + len(self._tombstones))
-            ids = self._ids[labels]
-        absent = ids < 0
-        if absent.any():
+            more = k + len(self._tombstones)
+            similarity, labels = self._nearest(wanted, more)
+            ids = self._ids.take(labels)
+            incomplete = bool(ids.size) and ids.min() < 0
+            if incomplete and not self._flat:
+                short = (ids >= 0).sum(axis=1) < min(k, len(self._labels))
+                if short.any():  # the lists visited hold too few: visit all
+                    everywhere = load_faiss().SearchParametersIVF(nprobe=self._host.nlist)
+                    similarity[short], labels[short] = self._host.search(
+                        wanted[short], more, params=everywhere
+                    )
+                    ids = self._ids.take(labels)
+        if incomplete:
+            absent = ids < 0
             similarity[absent] = -np.inf
             order = np.argsort(absent, axis=1, kind="stable")[:, :k]  # those present first, in order
             similarity, ids = np.take_along_axis(similarity, order, 1), np.take_along_axis(ids, order, 1)
@@ -317,16 +327,9 @@ class FaissIndex:
         """(n, k) similarities and labels, tombstones included; label -1 where there are fewer than k."""
         if self._gpu is not None and self._host.ntotal and k <= MAX_NEIGHBOURS:
             return self._gpu.search(self._for_gpu(), queries, k)
-        if self._flat:
-            if len(queries) >= _PRODUCT_FROM["flat" if self._single else "flat_fp16"]:
-                return self._product_search(queries, k)
-            return self._host.search(queries, k)
-        similarity, labels = self._host.search(queries, k)
-        short = labels[:, min(k, self._host.ntotal) - 1] < 0
-        if short.any():  # the lists visited hold too few: visit all
-            everywhere = load_faiss().SearchParametersIVF(nprobe=self._host.nlist)
-            similarity[short], labels[short] = self._host.search(queries[short], k, params=everywhere)
-        return similarity, labels
+        if self._flat and len(queries) >= _PRODUCT_FROM["flat" if self._single else "flat_fp16"]:
+            return self._product_search(queries, k)
+        return self._host.search(queries, k)
 
     def _vectors(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
         if not len(labels):

@@ -14,6 +14,7 @@ from numba import njit
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 EMPTY = -1  # in a slot of the hash table, and at the end of a chain
+_ONE_WAY = 4  # sweeps, latest node first, before every other one crosses the edges the other way
 LARGEST = 1.0 - 2.0**-24  # gamma * w stays below one, or a loop in the graph feeds on itself
 
 
@@ -28,19 +29,19 @@ def first_hit_sweeps(indptr, indices, weights, reward, gamma, tol, max_sweeps, v
     sweeps = 0
     while sweeps < max_sweeps and residual > tol:
         residual = 0.0
-        forward = sweeps > 1 and sweeps % 2 == 0  # edges against the usual order are then crossed as well
+        forward = sweeps >= _ONE_WAY and sweeps % 2 == 0
         for k in range(n):
             i = k if forward else n - 1 - k
             total = 0.0
             stay = 0.0
             for e in range(indptr[i], indptr[i + 1]):
-                j = indices[e]
-                if j == i:
+                total += weights[e] * values[indices[e]]
+                if indices[e] == i:
                     stay += weights[e]
-                else:
-                    total += weights[e] * values[j]
+            total -= stay * values[i]
             # A loop of a node onto itself is solved, not iterated.
-            value = min(1.0, (reward[i] + gamma * total) / (1.0 - min(gamma * stay, LARGEST)))
+            value = (reward[i] + gamma * max(total, 0.0)) / (1.0 - min(gamma * stay, LARGEST))
+            value = min(1.0, value)
             change = abs(value - values[i])
             if change > residual:
                 residual = change
@@ -60,7 +61,7 @@ def max_product_sweeps(indptr, indices, weights, gamma, tol, max_sweeps, values,
     sweeps = 0
     while sweeps < max_sweeps and residual > tol:
         residual = 0.0
-        forward = sweeps > 1 and sweeps % 2 == 0
+        forward = sweeps >= _ONE_WAY and sweeps % 2 == 0
         changed[:] = False
         for k in range(n):
             i = k if forward else n - 1 - k
