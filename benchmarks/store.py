@@ -134,7 +134,7 @@ def bench_index(small: bool) -> dict[str, Any]:
                 lambda index=index, asked=asked: index._host.search(asked, K),
                 *(lambda search=search, asked=asked: search(asked) for search in others.values()),
             ]
-            times = timed(*jobs, rounds=31 if batch == 1 else 7)
+            times = timed(*jobs, rounds=101 if batch == 1 else 15)
             row[f"batch_{batch}_ms"] = 1e3 * times[0]
             for name, seconds in zip(names[1:], times[1:], strict=True):
                 row[f"batch_{batch}_ratio_to_{name}"] = times[0] / seconds

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TIERS", "TRAIN_FROM", "build", "empty", "load_faiss"]
+__all__ = ["TIERS", "TRAIN_FROM", "build", "empty", "flat_rows", "load_faiss", "product_search"]
 
 TIERS: Final = {
     "flat": "exact, single precision",
@@ -21,7 +22,7 @@ TRAIN_FROM: Final = {"ivf_fp16": 2_000, "ivf_sq8": 2_000, "ivf_pq": 10_000}
 
 _TUNED_RECALL = 0.98  # of 16 neighbours, on a sample, when the number of lists to visit is chosen
 _MIN_PROBES = 4  # for queries that lie between clusters
-_BLOCK = 4_096  # rows per matrix product
+_BLOCK = 4_096  # rows per matrix product: the scores of a batch stay in the cache
 
 
 def load_faiss() -> Any:
@@ -44,7 +45,7 @@ def build(vectors: NDArray[np.float32], tier: str, seed: int) -> Any:
     faiss = load_faiss()
     n, dim = vectors.shape
     if n < TRAIN_FROM.get(tier, n + 1):
-        host = empty(dim, tier if tier not in TRAIN_FROM else "flat_fp16")
+        host = empty(dim, "flat_fp16" if tier in TRAIN_FROM else tier)
         host.add(vectors)
         return host
     lists = int(2 * np.sqrt(n))
@@ -63,6 +64,28 @@ def build(vectors: NDArray[np.float32], tier: str, seed: int) -> Any:
     sample = vectors[np.sort(rng.choice(n, min(n, 128), replace=False))]
     _tune(host, _perturbed(sample, rng))
     return host
+
+
+def flat_rows(flat: Any) -> NDArray[np.float32]:
+    """(n, dim) the vectors of a single-precision flat index where they lie: valid until it changes."""
+    return load_faiss().rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(-1, flat.d)
+
+
+def product_search(
+    rows: Callable[[int, int], NDArray[np.float32]], total: int, queries: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """(n, k) largest inner products with `total` rows and their numbers, -1 where there are fewer than k."""
+    faiss = load_faiss()
+    similarity, numbers = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    best = faiss.float_minheap_array_t()
+    best.nh, best.k = similarity.shape
+    best.val, best.ids = faiss.swig_ptr(similarity), faiss.swig_ptr(numbers)
+    best.heapify()
+    for start in range(0, total, _BLOCK):
+        scores = queries @ rows(start, min(start + _BLOCK, total)).T
+        best.addn(scores.shape[1], faiss.swig_ptr(scores), start)
+    best.reorder()
+    return similarity, numbers
 
 
 def _tune(host: Any, queries: NDArray[np.float32], k: int = 16) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from valuegraph.faiss_build import TIERS, TRAIN_FROM, build, empty, load_faiss
+from valuegraph.faiss_build import TIERS, TRAIN_FROM, build, empty, flat_rows, load_faiss, product_search
 from valuegraph.faiss_gpu import MAX_NEIGHBOURS, GpuCopy, Host, gpu_available
 from valuegraph.locks import ReadWriteLock
 from valuegraph.vectors import (
@@ -49,9 +49,8 @@ _GPU_LIMITS: Final = ((200_000, "flat"), (5_000_000, "flat_fp16"), (50_000_000, 
 
 _MAX_TOMBSTONES = 256  # a search asks for that many neighbours more, so there may not be many
 _OUTGROWN = 4.0  # an IVF is rebuilt when it holds that many times the vectors that it was made for
-_BLOCK = 4_096  # rows per matrix product: the scores of a batch stay in the cache
 # From so many queries on, matrix products by blocks beat FAISS's own scan, which is made for single queries.
-_PRODUCT_FROM: Final = {"flat": 3, "flat_fp16": 24}
+_PRODUCT_FROM: Final = {"flat": 3, "flat_fp16": 24, "ivf": 8}
 
 
 def tier_for(size: int, device: str = "cpu") -> str:
@@ -119,12 +118,14 @@ class FaissIndex:
         self._rebuilding = threading.Lock()
         self._gpu = GpuCopy() if self.device == "cuda" else None
         self._epoch = 0
-        self._start(empty(dim, tier if tier in _PRODUCT_FROM else "flat_fp16"), np.empty(0, np.int64))
+        self._start(empty(dim, "flat_fp16" if tier in TRAIN_FROM else tier), np.empty(0, np.int64))
 
     def _start(self, host: Any, ids: NDArray[np.int64]) -> None:
         """Labels 0 .. n-1 in `host` stand for these ids; -1 is a label without a vector."""
         self._host = host
         self._flat = not hasattr(host, "nprobe")
+        self._kept_as = "flat" if hasattr(host, "get_xb") else "flat_fp16" if self._flat else "ivf"
+        self._centroids: Any = None if self._flat else flat_rows(load_faiss().downcast_index(host.quantizer))
         self._built_for = host.ntotal
         self._next = len(ids)
         self._ids = np.full(len(ids) + max(64, len(ids) // 2), -1, np.int64)
@@ -319,17 +320,19 @@ class FaissIndex:
 
     # --- with the lock held ---
 
-    @property
-    def _single(self) -> bool:
-        return hasattr(self._host, "get_xb")
-
     def _nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray, NDArray]:
         """(n, k) similarities and labels, tombstones included; label -1 where there are fewer than k."""
         if self._gpu is not None and self._host.ntotal and k <= MAX_NEIGHBOURS:
             return self._gpu.search(self._for_gpu(), queries, k)
-        if self._flat and len(queries) >= _PRODUCT_FROM["flat" if self._single else "flat_fp16"]:
-            return self._product_search(queries, k)
-        return self._host.search(queries, k)
+        if len(queries) < _PRODUCT_FROM[self._kept_as]:
+            return self._host.search(queries, k)
+        if self._flat:
+            return product_search(self._rows, self._host.ntotal, queries, k)
+        lists = self._host.nlist
+        similarity, nearest = product_search(
+            lambda i, j: self._centroids[i:j], lists, queries, self._host.nprobe
+        )
+        return self._host.search_preassigned(queries, k, nearest, similarity)
 
     def _vectors(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
         if not len(labels):
@@ -338,28 +341,19 @@ class FaissIndex:
 
     def _rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows of a flat index; single precision in place, half precision decoded."""
-        faiss = load_faiss()
-        if self._single:
-            flat = faiss.rev_swig_ptr(self._host.get_xb(), self._host.ntotal * self.dim)
-            return flat.reshape(-1, self.dim)[start:stop]
+        if self._kept_as == "flat":
+            return flat_rows(self._host)[start:stop]
         return self._host.reconstruct_n(start, stop - start)
-
-    def _product_search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray, NDArray]:
-        faiss = load_faiss()
-        similarity, labels = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        best = faiss.float_minheap_array_t()
-        best.nh, best.k = similarity.shape
-        best.val, best.ids = faiss.swig_ptr(similarity), faiss.swig_ptr(labels)
-        best.heapify()
-        for start in range(0, self._host.ntotal, _BLOCK):
-            scores = queries @ self._rows(start, min(start + _BLOCK, self._host.ntotal)).T
-            best.addn(scores.shape[1], faiss.swig_ptr(scores), start)
-        best.reorder()
-        return similarity, labels
 
     def _for_gpu(self) -> Host:
         return Host(
-            self._host, self._epoch, self._next, self._ids, self._rows, flat=self._flat, half=not self._single
+            self._host,
+            self._epoch,
+            self._next,
+            self._ids,
+            self._rows,
+            flat=self._flat,
+            half=self._kept_as != "flat",
         )
 
 
