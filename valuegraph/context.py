@@ -1,0 +1,174 @@
+"""From episodes to arrays: embeddings, which steps count as evidence, and what the learner reads of them.
+
+All steps of all episodes lie in one array; episode b owns the rows starts[b] .. starts[b + 1] - 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valuegraph.encoders import Encoder
+from valuegraph.episodes import Episode
+
+__all__ = [
+    "Encoded",
+    "clause_progress",
+    "clauses",
+    "decayed_context",
+    "encode_episodes",
+    "learner_inputs",
+    "learner_width",
+    "repeated_steps",
+]
+
+Floats = NDArray[np.float32]
+
+DECAY = 0.8
+"""Decay per step of the causal context: about five steps back still weigh a third."""
+REPEAT = 0.995
+"""Cosine from which a step says what an earlier step of the rollout has said already."""
+_CLAUSE = re.compile(r"(?<=[.!?;])\s+|\n+")
+_CLAUSE_FEATURES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Episodes as embeddings."""
+
+    steps: Floats
+    """(N, d) unit rows phi."""
+    goals: Floats
+    """(B, d) unit rows; zero where an episode has no goal."""
+    starts: NDArray[np.int64]
+    """(B + 1,) first row of each episode, then N."""
+    clauses: tuple[Floats, ...]
+    """Embeddings of the clauses of each episode's goal; empty without a goal."""
+
+    @property
+    def episode_of(self) -> NDArray[np.int64]:
+        """(N,) the episode each step belongs to."""
+        return np.repeat(np.arange(len(self.goals)), np.diff(self.starts))
+
+    def rows(self, episode: int) -> slice:
+        """The rows of one episode."""
+        return slice(int(self.starts[episode]), int(self.starts[episode + 1]))
+
+    def select(self, episode: int) -> Encoded:
+        """One episode by itself."""
+        rows = self.rows(episode)
+        return Encoded(
+            self.steps[rows],
+            self.goals[episode : episode + 1],
+            np.array([0, rows.stop - rows.start]),
+            self.clauses[episode : episode + 1],
+        )
+
+
+def clauses(goal: str) -> list[str]:
+    """The sentences of a goal: the stages that whoever wrote it named.
+
+    >>> clauses("Boil water. First, find the pot; then fill it.")
+    ['Boil water.', 'First, find the pot;', 'then fill it.']
+    """
+    parts = [part.strip() for part in _CLAUSE.split(goal)]
+    return [part for part in parts if len(part) > 3] or [goal]
+
+
+def encode_episodes(episodes: Sequence[Episode], encoder: Encoder, evidence: str = "step") -> Encoded:
+    """Embed every step, goal and goal clause; raises what the encoder raises."""
+    steps = encoder.encode_steps([step for episode in episodes for step in episode.steps], evidence)
+    goals = encoder.encode_goals([episode.goal for episode in episodes])
+    parts = {goal: clauses(goal) for goal in {episode.goal for episode in episodes} if goal is not None}
+    texts = sorted({part for group in parts.values() for part in group})
+    rows = dict(zip(texts, encoder.encode_goals(texts), strict=True)) if texts else {}
+    stacked = {goal: np.stack([rows[part] for part in group]) for goal, group in parts.items()}
+    none = np.zeros((0, goals.shape[1]), np.float32)
+    return Encoded(
+        steps=steps,
+        goals=goals,
+        starts=np.concatenate([[0], np.cumsum([len(episode.steps) for episode in episodes])]).astype(
+            np.int64
+        ),
+        clauses=tuple(none if e.goal is None else stacked[e.goal] for e in episodes),
+    )
+
+
+def repeated_steps(encoded: Encoded, threshold: float = REPEAT) -> NDArray[np.bool_]:
+    """(N,) whether a step is as good as equal to an earlier one of the same episode."""
+    repeated = np.zeros(len(encoded.steps), np.bool_)
+    for b in range(len(encoded.goals)):
+        rows = encoded.rows(b)
+        similarity = encoded.steps[rows] @ encoded.steps[rows].T
+        repeated[rows] = (np.tril(similarity, -1) > threshold).any(axis=1)
+    return repeated
+
+
+def decayed_context(encoded: Encoded, counted: NDArray[np.bool_], decay: float = DECAY) -> Floats:
+    """(N, d) unit rows of c_t = decay * c_s + phi_t, s the last counted step before t.
+
+    A step that does not count sees its own context but leaves none to later ones.
+    """
+    context = np.empty_like(encoded.steps)
+    lengths = np.diff(encoded.starts)
+    order = np.argsort(-lengths, kind="stable")
+    memory = np.zeros((len(lengths), encoded.steps.shape[1]), np.float32)
+    for t in range(int(lengths.max(initial=0))):
+        alive = order[: np.searchsorted(-lengths[order], -t)]
+        rows = encoded.starts[alive] + t
+        current = decay * memory[alive] + encoded.steps[rows]
+        context[rows] = current
+        keep = counted[rows]
+        memory[alive[keep]] = current[keep]
+    norm = np.linalg.norm(context, axis=1, keepdims=True)
+    return context / np.maximum(norm, 1e-12)
+
+
+def clause_progress(encoded: Encoded, counted: NDArray[np.bool_]) -> Floats:
+    """(N, 6) how far a rollout has come along the clauses of its goal, in the order of the goal.
+
+    Columns: soft alignment of the prefix to the clauses, similarity to the nearest clause, position of that
+    clause, mean over clauses of the best similarity so far, similarity to the last clause, 1 / clauses.
+    """
+    out = np.zeros((len(encoded.steps), _CLAUSE_FEATURES), np.float32)
+    for b, parts in enumerate(encoded.clauses):
+        rows, n = encoded.rows(b), len(parts)
+        if n == 0:
+            continue
+        similarity = encoded.steps[rows] @ parts.T
+        take = np.clip((similarity - 0.3) / 0.4, 0.0, 1.0) / n
+        keep = counted[rows]
+        done, best = np.zeros(n + 1), np.full(n, -1.0, np.float32)
+        for t in range(len(similarity)):
+            moved = np.maximum.accumulate(np.concatenate([[0.0], np.maximum(done[1:], done[:-1] + take[t])]))
+            reached = np.maximum(best, similarity[t])
+            nearest = int(similarity[t].argmax())
+            out[rows.start + t] = (
+                3.0 * moved[-1],
+                3.0 * similarity[t, nearest],
+                (nearest + 1) / n,
+                3.0 * reached.mean(),
+                3.0 * similarity[t, -1],
+                1.0 / n,
+            )
+            if keep[t]:
+                done, best = moved, reached
+    return out
+
+
+def learner_inputs(encoded: Encoded, counted: NDArray[np.bool_]) -> Floats:
+    """(N, 3 d + 7) what the learner reads: phi, goal, context, cosine of phi and goal, clause progress."""
+    goals = encoded.goals[encoded.episode_of]
+    cosine = np.sum(encoded.steps * goals, axis=1, keepdims=True)
+    context = decayed_context(encoded, counted)
+    progress = clause_progress(encoded, counted)
+    return np.concatenate([encoded.steps, goals, context, 5.0 * cosine, progress], axis=1)
+
+
+def learner_width(dim: int) -> int:
+    """Width of `learner_inputs` for embeddings of width d."""
+    return 3 * dim + 1 + _CLAUSE_FEATURES

@@ -1,0 +1,240 @@
+"""From episodes and their outcomes to memory, learner and calibration."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valuegraph.config import FitConfig
+from valuegraph.context import Encoded, encode_episodes, learner_inputs, learner_width, repeated_steps
+from valuegraph.credit import discounted_credit
+from valuegraph.encoders import Encoder
+from valuegraph.episodes import Episode, EpisodeError, Step
+from valuegraph.evidence import step_text
+from valuegraph.graph import Memory, ValueGraph, Visit
+from valuegraph.networks import InstrumentalNet, read_steps
+from valuegraph.scoring import Calibration, Scorer, calibrate, saturation
+
+__all__ = ["Fitted", "fit_memory", "outcomes_of", "step_words", "training_sets", "visits_of"]
+
+_FEWEST = 20  # episodes below which none is held out
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a fit leaves behind."""
+
+    graph: ValueGraph
+    net: InstrumentalNet
+    calibration: Calibration
+
+
+def fit_memory(
+    episodes: Sequence[Episode], encoder: Encoder, config: FitConfig, progress: bool = True
+) -> Fitted:
+    """Train the learner, write every episode into a graph, calibrate on episodes held out of both."""
+    encoded = encode_episodes(episodes, encoder, config.evidence)
+    tasks = _tasks(episodes)
+    calibration = calibrate(encoded, _known_outcomes(episodes), tasks)
+    outcomes = outcomes_of(episodes, encoded, calibration)
+    counted = countable(encoded, calibration)
+    inputs = learner_inputs(encoded, counted)
+    train, held_out = split(len(episodes), config)
+    sets = [
+        _training_set(encoded, inputs, counted, outcomes, tasks, part, config) for part in (train, held_out)
+    ]
+    net = train_net(encoder.dim, sets[0], sets[1], config, progress)
+    graph = ValueGraph(encoder.dim, config.z_dim, config)
+    visits = _visits(episodes, encoded, inputs, counted, outcomes, net, graph)
+    graph.write([visits[i] for i in train])
+    if len(held_out):
+        scorer = Scorer(graph, net, replace(calibration, saturation=1.0))
+        held = [scorer.score_one(encoded, int(i)) for i in held_out]
+        totals = np.array([score.potential[-1] for score in held])
+        won = outcomes[held_out] > 0.5
+        short = [s.potential[-2] for s, ok in zip(held, won, strict=True) if ok and len(s.potential) > 1]
+        calibration = replace(calibration, saturation=saturation(totals, won, np.array(short)))
+        graph.write([visits[i] for i in held_out])
+    return Fitted(graph, net, calibration)
+
+
+def countable(encoded: Encoded, calibration: Calibration) -> NDArray[np.bool_]:
+    """(N,) which steps of remembered episodes count: all but repeats and echoes of the goal."""
+    goals = encoded.goals[encoded.episode_of]
+    echo = np.sum(encoded.steps * goals, axis=1) > calibration.echo_ceiling
+    return ~(repeated_steps(encoded) | echo)
+
+
+def split(episodes: int, config: FitConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Training and held-out episodes, each in their order."""
+    held = round(config.validation * episodes) if episodes >= _FEWEST else 0
+    order = np.random.default_rng(config.seed).permutation(episodes)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def training_sets(
+    episodes: Sequence[Episode], encoder: Encoder, config: FitConfig | None = None
+) -> tuple[Any, Any]:
+    """Training and held-out `TrainingSet` for an `EpisodeDataModule` in a `Trainer` of your own."""
+    config = config or FitConfig()
+    encoded = encode_episodes(episodes, encoder, config.evidence)
+    tasks = _tasks(episodes)
+    calibration = calibrate(encoded, _known_outcomes(episodes), tasks)
+    outcomes = outcomes_of(episodes, encoded, calibration)
+    counted = countable(encoded, calibration)
+    inputs = learner_inputs(encoded, counted)
+    parts = split(len(episodes), config)
+    train, held = (_training_set(encoded, inputs, counted, outcomes, tasks, part, config) for part in parts)
+    return train, held
+
+
+def train_net(dim: int, train: Any, held_out: Any, config: FitConfig, progress: bool) -> InstrumentalNet:
+    """Train with Lightning; the weights with the lowest held-out loss are kept."""
+    import lightning
+    import torch
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+    from valuegraph.learner import EpisodeDataModule, InstrumentalLearner
+
+    data = EpisodeDataModule(train, held_out, config.batch_size, config.seed)
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        torch.manual_seed(config.seed)
+        learner = InstrumentalLearner(
+            inputs=learner_width(dim),
+            hidden=config.hidden,
+            z_dim=config.z_dim,
+            learning_rate=config.learning_rate,
+            total_steps=config.epochs * data.batches,
+            seed=config.seed,
+        )
+        best = ModelCheckpoint(dirpath=folder, monitor="validation_loss")
+        stop = EarlyStopping("validation_loss", patience=config.patience)
+        trainer = lightning.Trainer(
+            max_epochs=config.epochs,
+            accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
+            devices=1,
+            callbacks=[best, stop] if len(held_out) else [],
+            enable_checkpointing=bool(len(held_out)),
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            logger=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(learner, data)
+        if best.best_model_path:
+            learner.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+    return learner.net.cpu().eval()
+
+
+def outcomes_of(
+    episodes: Sequence[Episode], encoded: Encoded, calibration: Calibration
+) -> NDArray[np.float64]:
+    """(B,) outcomes; where one is missing, the calibrated goal similarity of the final state stands in.
+
+    Raises `EpisodeError` for an episode with neither outcome nor goal.
+    """
+    outcomes = _known_outcomes(episodes)
+    missing = np.isnan(outcomes)
+    if missing.any():
+        for i in np.flatnonzero(missing).tolist():
+            if episodes[i].goal is None:
+                name = episodes[i].episode_id
+                raise EpisodeError(f"episode {name!r}: neither outcome nor goal, so nothing says how it went")
+        cosine = np.sum(encoded.steps[encoded.starts[1:] - 1] * encoded.goals, axis=1)
+        outcomes[missing] = calibration.goal_match(cosine[missing])
+    return outcomes
+
+
+def visits_of(
+    episodes: Sequence[Episode],
+    encoded: Encoded,
+    calibration: Calibration,
+    net: InstrumentalNet | None,
+    graph: ValueGraph,
+) -> list[Visit]:
+    """Episodes as `ValueGraph.write` takes them."""
+    outcomes = outcomes_of(episodes, encoded, calibration)
+    counted = countable(encoded, calibration)
+    inputs = learner_inputs(encoded, counted)
+    return _visits(episodes, encoded, inputs, counted, outcomes, net, graph)
+
+
+def _visits(
+    episodes: Sequence[Episode],
+    encoded: Encoded,
+    inputs: NDArray[np.float32],
+    counted: NDArray[np.bool_],
+    outcomes: NDArray[np.float64],
+    net: InstrumentalNet | None,
+    graph: ValueGraph,
+) -> list[Visit]:
+    visits = []
+    for b, episode in enumerate(episodes):
+        rows = encoded.rows(b)
+        z = read_steps(net, inputs[rows], counted[rows])[0] if net is not None else None
+        steps = encoded.steps[rows]
+        keys = graph.keys(z, steps, np.broadcast_to(encoded.goals[b], steps.shape))
+        texts = [step_words(step) for step in episode.steps]
+        outcome = float(outcomes[b])
+        visits.append(
+            Visit(
+                encoded.goals[b],
+                episode.goal,
+                [Memory(key, text) for key, text in zip(keys, texts, strict=True)],
+                discounted_credit(outcome, len(texts), graph.config.gamma),
+                outcome,
+                episode.terminated and not episode.truncated,
+            )
+        )
+    return visits
+
+
+def step_words(step: Step) -> str:
+    """What a step said, in words; the first numbers of a vector."""
+    if isinstance(step.observation, str):
+        return step_text(step)
+    numbers = ", ".join(f"{x:.3g}" for x in step.observation[:6])
+    observation = f"[{numbers}{', ...' if len(step.observation) > 6 else ''}]"
+    return observation if step.action is None else f"> {step.action}\n{observation}"
+
+
+def _tasks(episodes: Sequence[Episode]) -> NDArray[np.int64]:
+    """(B,) number of each episode's goal: episodes with one goal are one task."""
+    numbers: dict[str | None, int] = {}
+    return np.array([numbers.setdefault(episode.goal, len(numbers)) for episode in episodes], np.int64)
+
+
+def _known_outcomes(episodes: Sequence[Episode]) -> NDArray[np.float64]:
+    return np.array([np.nan if e.outcome is None else e.outcome for e in episodes], np.float64)
+
+
+def _training_set(
+    encoded: Encoded,
+    inputs: NDArray[np.float32],
+    counted: NDArray[np.bool_],
+    outcomes: NDArray[np.float64],
+    tasks: NDArray[np.int64],
+    part: NDArray[np.int64],
+    config: FitConfig,
+) -> Any:
+    from valuegraph.learner import TrainingSet
+
+    credit = np.concatenate(
+        [
+            discounted_credit(y, int(n), config.gamma)
+            for y, n in zip(outcomes, np.diff(encoded.starts), strict=True)
+        ]
+    ).astype(np.float32)
+    rows = []
+    for i in part:
+        span = encoded.rows(int(i))
+        kept = np.flatnonzero(counted[span])
+        rows.append(span.start + (kept if len(kept) else np.zeros(1, np.int64)))
+    return TrainingSet(rows, inputs, credit, tasks[part])

@@ -1,0 +1,382 @@
+"""The value graph: memories that are at once a retrieval store and the nodes of a graph of what led to what.
+
+A step is stored under the key [z, phi, goal]: what role it plays, what it says, what it was done for. Steps
+with nearly equal keys are one node. Edges follow Hebb's rule, values flow backwards along them, and the
+successful episodes are kept as paths of nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valuegraph.config import FitConfig
+from valuegraph.edges import EdgeTable, hebbian_events
+from valuegraph.index import VectorIndex, index_from_bytes, make_index
+from valuegraph.propagation import first_hit, max_product, transition_probabilities
+
+__all__ = ["Memory", "Neighbours", "Path", "ValueGraph", "Visit"]
+
+Floats = NDArray[np.float32]
+
+# Bandwidths of the product kernel exp((cos z - 1) / .1 + (cos phi - 1) / .02 + (cos goal - 1) / .005): one
+# step text has many near neighbours that mean something else, and a goal is the same one or another.
+_TEMPERATURE = (0.1, 0.02, 0.005)
+_NEIGHBOURS = 32
+_NEARLY = 0.99
+_WORTH = 0.1
+_COLUMNS = ("visits", "credit", "episodes", "successes", "won", "ended")
+
+
+class Memory(NamedTuple):
+    """What one step leaves behind."""
+
+    key: Floats
+    """(K,) row of `ValueGraph.keys`."""
+    text: str
+    """What the step said, in words."""
+
+
+class Neighbours(NamedTuple):
+    """Nearest nodes of n queries."""
+
+    nodes: NDArray[np.int64]
+    """(n, k), -1 where there are fewer."""
+    kernel: NDArray[np.float64]
+    """(n, k) in [0, 1]: product kernel of the parts of the key that the query has."""
+
+    @property
+    def support(self) -> NDArray[np.float64]:
+        """(n,) in [0, 1]: kernel mass, 1 on a memory and 0 far from all."""
+        return np.minimum(self.kernel.sum(axis=1), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The way one successful episode went."""
+
+    goal: int
+    """Row in the table of goals."""
+    nodes: tuple[int, ...]
+    outcome: float
+    count: int = 1
+    """How many episodes went exactly this way."""
+
+
+class Visit(NamedTuple):
+    """One episode as it is written: rows of keys, credit and what is known of its end."""
+
+    goal: Floats
+    """(d,) goal embedding, zero if there is none."""
+    goal_text: str | None
+    memories: Sequence[Memory]
+    credit: NDArray[np.float64]
+    """(T,) credit targets y."""
+    outcome: float
+    terminated: bool
+    """False where the episode was cut off: its last node is then no end of anything."""
+
+
+@dataclass(slots=True)
+class _Goals:
+    """Distinct goals, their embeddings and how often they were reached."""
+
+    texts: list[str | None] = field(default_factory=list)
+    rows: dict[str | None, int] = field(default_factory=dict)
+    embeddings: list[Floats] = field(default_factory=list)
+    tried: list[float] = field(default_factory=list)
+    reached: list[float] = field(default_factory=list)
+
+    def row(self, text: str | None, embedding: Floats) -> int:
+        if text not in self.rows:
+            self.rows[text] = len(self.texts)
+            self.texts.append(text)
+            self.embeddings.append(np.asarray(embedding, np.float32))
+            self.tried.append(0.0)
+            self.reached.append(0.0)
+        return self.rows[text]
+
+
+class ValueGraph:
+    """Nodes in a `VectorIndex`, Hebbian edges between them, values by backward credit, remembered paths.
+
+    One writer at a time, and no reader meanwhile: `RewardModel` sees to that.
+    """
+
+    def __init__(
+        self, dim: int, z_dim: int = 0, config: FitConfig | None = None, index: VectorIndex | None = None
+    ) -> None:
+        self.dim, self.z_dim = dim, z_dim
+        self.config = config or FitConfig()
+        rates = np.array([1.0 / t for t in _TEMPERATURE]) * [z_dim > 0, True, True]
+        self._rate = float(rates.sum())
+        self._share = rates / self._rate
+        self.index = index or make_index(self.width, device=self.config.device)
+        self.edges = EdgeTable()
+        self.texts: list[str] = []
+        self.goals = _Goals()
+        self.goal_of = np.zeros(0, np.int64)
+        self.paths: list[Path] = []
+        self.values = np.zeros(0)
+        self.stats = np.zeros((0, len(_COLUMNS)))
+        self.episodes = 0
+        self._ways: dict[tuple[int, tuple[int, ...]], int] = {}
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def width(self) -> int:
+        """Width of a key: z, phi, goal, and one column that says that there is no goal."""
+        return self.z_dim + 2 * self.dim + 1
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """(n,) a statistic of the nodes: visits, credit (sum of y), episodes, successes, won, ended."""
+        return self.stats[:, _COLUMNS.index(name)]
+
+    def keys(self, z: Floats | None, steps: Floats | None, goals: Floats | None) -> Floats:
+        """(n, K) keys or queries; a part that is None is left empty and does not weigh in a query."""
+        n = next(len(part) for part in (z, steps, goals) if part is not None)
+        keys = np.zeros((n, self.width), np.float32)
+        root = np.sqrt(self._share).astype(np.float32)
+        if z is not None and self.z_dim:
+            keys[:, : self.z_dim] = root[0] * z
+        if steps is not None:
+            keys[:, self.z_dim : self.z_dim + self.dim] = root[1] * steps
+        if goals is not None:
+            keys[:, self.z_dim + self.dim : -1] = root[2] * goals
+            keys[:, -1] = root[2] * ~goals.any(axis=1)
+        return keys
+
+    def neighbours(self, queries: Floats, k: int = _NEIGHBOURS) -> Neighbours:
+        """The k nearest nodes and the product kernel exp((q . key - q . q) * rate) over the query's parts."""
+        if not len(self):
+            return Neighbours(np.full((len(queries), 1), -1), np.zeros((len(queries), 1)))
+        found = self.index.search(queries, min(k, len(self)))
+        full = np.sum(queries * queries, axis=1, dtype=np.float64)[:, None]
+        kernel = np.exp(np.minimum((found.similarity - full) * self._rate, 0.0))
+        return Neighbours(found.ids, np.where(found.ids >= 0, kernel, 0.0))
+
+    def read(
+        self, near: Neighbours, column: NDArray[np.float64] | None = None, prior: float = 1e-3
+    ) -> NDArray[np.float64]:
+        """(n,) kernel read sum_i k_i n_i h_i / (sum_i k_i n_i + prior), n_i being visits.
+
+        Off the support of the memory it goes to zero, never to the mean (Pritzel et al. 2017, "Neural
+        Episodic Control", without their normalisation).
+        """
+        if not len(self):
+            return np.zeros(len(near.nodes))
+        weight = near.kernel * self.column("visits")[near.nodes]
+        values = self.values if column is None else column
+        return (weight * values[near.nodes]).sum(axis=1) / (weight.sum(axis=1) + prior)
+
+    def step_similarity(self, steps: Floats) -> NDArray[np.float64]:
+        """(n,) cosine to the nearest remembered step, whatever it was done for; -1 in an empty memory."""
+        if not len(self):
+            return np.full(len(steps), -1.0)
+        found = self.index.search(self.keys(None, steps, None), 1)
+        return found.similarity[:, 0].astype(np.float64) / self._share[1]
+
+    def step_embeddings(self, nodes: NDArray[np.int64]) -> Floats:
+        """(n, d) the phi of nodes."""
+        rows = self._keys_of(nodes)
+        return rows[:, self.z_dim : self.z_dim + self.dim] / np.float32(np.sqrt(self._share[1]))
+
+    def _keys_of(self, nodes: NDArray[np.int64]) -> Floats:
+        distinct, where = np.unique(nodes, return_inverse=True)
+        return self.index.reconstruct(distinct)[where]
+
+    def goal_similarity(self, goal: Floats) -> NDArray[np.float64]:
+        """(G,) similarity of a goal to every remembered one; two absent goals are equal."""
+        if not self.goals.embeddings:
+            return np.zeros(0)
+        table = np.stack(self.goals.embeddings)
+        if not goal.any():
+            return (~table.any(axis=1)).astype(np.float64)
+        return (table @ goal).astype(np.float64)
+
+    def write(self, visits: Sequence[Visit]) -> None:
+        """Store episodes, link their steps by Hebb's rule, and send credit backwards through the graph."""
+        for visit in visits:
+            self._write(visit)
+        self.propagate()
+
+    def _write(self, visit: Visit) -> None:
+        keys = np.stack([memory.key for memory in visit.memories])
+        goal = self.goals.row(visit.goal_text, visit.goal)
+        nodes, predicted = self._place(keys, visit, goal)
+        surprise = np.abs(visit.credit - predicted)
+        config = self.config
+        if len(nodes) > 1:
+            events = hebbian_events(nodes, config.trace, config.surprise, surprise)
+            self.edges.upsert(events.tails, events.heads, events.amounts, config.forgetting)
+        distinct = np.unique(nodes)
+        for column, amount in ((0, None), (1, visit.credit)):
+            self.stats[:, column] += np.bincount(nodes, weights=amount, minlength=len(self))
+        self.stats[distinct, 2] += 1.0
+        self.stats[distinct, 3] += visit.outcome
+        self.stats[nodes[-1], 4] += visit.outcome
+        # A success ends where it succeeds, however the environment went on; a cut-off episode ends nowhere.
+        self.stats[nodes[-1], 5] += 1.0 if visit.terminated else visit.outcome
+        self.goals.tried[goal] += 1.0
+        self.goals.reached[goal] += visit.outcome
+        self.episodes += 1
+        if visit.outcome > 0.5:
+            self._remember(goal, tuple(int(node) for node in nodes), visit.outcome)
+
+    def _place(self, keys: Floats, visit: Visit, goal: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The node of each step. A step is stored if it is novel, or near a memory but worth something else."""
+        nodes, predicted = np.empty(len(keys), np.int64), np.zeros(len(keys))
+        if len(self):
+            found = self.index.search(keys, 1)
+            similarity, nearest = found.similarity[:, 0], found.ids[:, 0]
+            known = nearest >= 0
+            predicted[known] = self.values[nearest[known]]
+        else:
+            similarity, nearest = np.full(len(keys), -np.inf), np.full(len(keys), -1)
+        worth = np.abs(visit.credit - predicted) > _WORTH
+        stored = (similarity < self.config.merge) & ((similarity < _NEARLY) | worth)
+        nodes[~stored] = nearest[~stored]
+        fresh: list[int] = []
+        for t in np.flatnonzero(stored):
+            likeness = keys[fresh] @ keys[t] if fresh else np.zeros(0)
+            if len(likeness) and likeness.max() >= self.config.merge:
+                nodes[t] = nodes[fresh[int(likeness.argmax())]]
+                continue
+            nodes[t] = len(self) + len(fresh)
+            fresh.append(int(t))
+        if fresh:
+            self._grow(keys[fresh], [visit.memories[t].text for t in fresh], goal, predicted[fresh])
+        return nodes, predicted
+
+    def _grow(self, keys: Floats, texts: list[str], goal: int, values: NDArray[np.float64]) -> None:
+        start, stop = len(self), len(self) + len(keys)
+        self.index.add(keys, np.arange(start, stop))
+        self.edges.grow(stop)
+        self.texts.extend(texts)
+        self.goal_of = np.concatenate([self.goal_of, np.full(len(keys), goal)])
+        self.values = np.concatenate([self.values, values])
+        self.stats = np.concatenate([self.stats, np.zeros((len(keys), len(_COLUMNS)))])
+
+    def _remember(self, goal: int, nodes: tuple[int, ...], outcome: float) -> None:
+        way = (goal, nodes)
+        if way in self._ways:
+            old = self.paths[self._ways[way]]
+            self.paths[self._ways[way]] = Path(goal, nodes, max(old.outcome, outcome), old.count + 1)
+        elif sum(path.goal == goal for path in self.paths) < self.config.paths_per_goal:
+            self._ways[way] = len(self.paths)
+            self.paths.append(Path(goal, nodes, outcome))
+
+    def propagate(self) -> None:
+        """Values of all nodes: h = r + gamma P h, the discounted probability of a good end, or the best way."""
+        config, ended = self.config, self.column("ended")
+        graph = self.edges.snapshot()
+        if config.propagation == "max_product":
+            share = np.divide(self.column("won"), ended, out=np.zeros(len(self)), where=ended > 0)
+            self.values = max_product(
+                replace(graph, weights=np.ones_like(graph.weights)), share, config.gamma
+            ).values
+            return
+        moves = transition_probabilities(graph, config.unseen, ended)
+        mass = graph.row_sums() + ended + config.unseen
+        self.values = first_hit(moves, self.column("won") / np.maximum(mass, 1e-12), config.gamma).values
+
+    def landmark_weights(self, path: Path) -> NDArray[np.float64]:
+        """(L,) what each step of a path is worth, summing to one: lift of success given the landmark.
+
+        lift = (successes + base - 1) / episodes - base over episodes like it, the path's own left out; base
+        is the success rate of the goal. Only the first of equal landmarks has weight.
+        """
+        nodes = np.array(path.nodes)
+        base = self.goals.reached[path.goal] / max(self.goals.tried[path.goal], 1.0)
+        rows = self._keys_of(nodes)
+        rows[:, : self.z_dim] = 0.0
+        near = self.neighbours(rows)
+        seen = (near.kernel * self.column("episodes")[near.nodes]).sum(axis=1)
+        won = (near.kernel * self.column("successes")[near.nodes]).sum(axis=1)
+        rate = (np.maximum(won - 1.0, 0.0) + base) / (np.maximum(seen - 1.0, 0.0) + 1.0)
+        weights = np.maximum(rate - base, 0.0) + 0.01
+        phi = self.step_embeddings(nodes)
+        weights[(np.tril(phi @ phi.T, -1) > 0.99).any(axis=1)] = 0.0
+        return weights / weights.sum()
+
+    def settle(self, near: Neighbours, rounds: int = 3) -> int:
+        """The node on which iterative retrieval comes to rest, for one query."""
+        for _ in range(rounds):
+            weight = near.kernel[0] / near.kernel[0].sum()
+            query = (weight[:, None] * self._keys_of(near.nodes[0])).sum(axis=0, keepdims=True)
+            near = self.neighbours((query / np.linalg.norm(query)).astype(np.float32))
+        return int(near.nodes[0, 0])
+
+    def visits_near(self, queries: Floats) -> NDArray[np.float64]:
+        """(n,) visits of the nodes that a query falls in: those within the merge threshold of it."""
+        near = self.neighbours(queries)
+        if not len(self):
+            return np.zeros(len(queries))
+        same = near.kernel >= np.exp((self.config.merge - 1.0) * self._rate)
+        return np.where(same, self.column("visits")[near.nodes], 0.0).sum(axis=1)
+
+    def state(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        """Arrays and documents that `from_state` takes, beside the index."""
+        edges, paths = self.edges.edges(), self.paths
+        arrays: dict[str, NDArray] = {
+            "stats": self.stats,
+            "values": self.values,
+            "goal_of": self.goal_of,
+            "edge_tails": edges.tails,
+            "edge_heads": edges.heads,
+            "edge_weights": edges.amounts,
+            "goals": np.stack(self.goals.embeddings)
+            if self.goals.texts
+            else np.zeros((0, self.dim), np.float32),
+            "goals_tried": np.array(self.goals.tried),
+            "goals_reached": np.array(self.goals.reached),
+            "path_nodes": np.array([node for path in paths for node in path.nodes], np.int64),
+            "path_lengths": np.array([len(path.nodes) for path in paths], np.int64),
+            "path_goals": np.array([path.goal for path in paths], np.int64),
+            "path_outcomes": np.array([path.outcome for path in paths], np.float64),
+            "path_counts": np.array([path.count for path in paths], np.int64),
+            "episodes": np.array([self.episodes]),
+        }
+        return arrays, {"texts": self.texts, "goals": self.goals.texts}
+
+    @classmethod
+    def from_state(
+        cls,
+        dim: int,
+        z_dim: int,
+        config: FitConfig,
+        arrays: Mapping[str, NDArray],
+        documents: Mapping[str, Any],
+        index: bytes,
+        device: str = "auto",
+    ) -> ValueGraph:
+        """The inverse of `state`."""
+        graph = cls(dim, z_dim, config, index_from_bytes(index, device=device))
+        graph.texts = list(documents["texts"])
+        graph.stats, graph.values = arrays["stats"].copy(), arrays["values"].copy()
+        graph.goal_of = arrays["goal_of"].copy()
+        graph.edges = EdgeTable.from_edges(
+            arrays["edge_tails"], arrays["edge_heads"], arrays["edge_weights"], len(graph.texts)
+        )
+        for text, embedding in zip(documents["goals"], arrays["goals"], strict=True):
+            graph.goals.row(text, embedding)
+        graph.goals.tried, graph.goals.reached = (
+            arrays["goals_tried"].tolist(),
+            arrays["goals_reached"].tolist(),
+        )
+        ends = np.cumsum(arrays["path_lengths"])
+        for i, (end, length) in enumerate(zip(ends, arrays["path_lengths"], strict=True)):
+            nodes = tuple(arrays["path_nodes"][end - length : end].tolist())
+            goal = int(arrays["path_goals"][i])
+            graph._ways[goal, nodes] = i
+            graph.paths.append(
+                Path(goal, nodes, float(arrays["path_outcomes"][i]), int(arrays["path_counts"][i]))
+            )
+        graph.episodes = int(arrays["episodes"][0])
+        return graph

@@ -1,0 +1,136 @@
+"""The learner as a plain torch module: from a step in its causal context to value and instrumental embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = [
+    "InstrumentalNet",
+    "Reading",
+    "net_from_arrays",
+    "net_to_arrays",
+    "read_steps",
+    "retrieval_loss",
+    "value_loss",
+]
+
+TEMPERATURE = 0.1
+"""tau of the soft nearest-neighbour read over z."""
+
+
+class Reading(NamedTuple):
+    """What the network infers for each step of a padded batch."""
+
+    z: Tensor
+    """(B, T, z_dim) unit rows: the instrumental value embedding."""
+    recurrent: Tensor
+    """(B, T) value logit of the head that has read the whole prefix."""
+    local: Tensor
+    """(B, T) value logit of the head that reads the step and its decayed context."""
+
+
+class InstrumentalNet(nn.Module):
+    """Two causal readers of the same inputs: a GRU over the prefix, and a feed-forward one that also gives z.
+
+    The recurrent head credits steps best; the feed-forward one is steadier on goals it has never seen, and
+    cannot be led astray by what happened long ago. Their mean is the value.
+    """
+
+    def __init__(self, inputs: int, hidden: int = 192, z_dim: int = 128, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.inputs, self.hidden, self.z_dim = inputs, hidden, z_dim
+        self.drop = nn.Dropout(dropout)
+        self.recurrent_in = nn.Linear(inputs, hidden)
+        self.gru = nn.GRU(hidden, hidden, batch_first=True)
+        self.recurrent_value = nn.Linear(hidden, 1)
+        self.local = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(dropout)
+        )
+        self.local_value = nn.Linear(hidden, 1)
+        self.embed = nn.Linear(hidden, z_dim)
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What rebuilds the network, beside its weights."""
+        return {"inputs": self.inputs, "hidden": self.hidden, "z_dim": self.z_dim}
+
+    def forward(self, inputs: Tensor) -> Reading:
+        """(B, T, inputs) -> `Reading`; position t depends on positions up to t only."""
+        dropped = self.drop(inputs)
+        prefix, _ = self.gru(functional.gelu(self.recurrent_in(dropped)))
+        local = self.local(dropped)
+        return Reading(
+            functional.normalize(self.embed(local), dim=-1),
+            self.recurrent_value(self.drop(prefix)).squeeze(-1),
+            self.local_value(local).squeeze(-1),
+        )
+
+
+def value_loss(reading: Reading, credit: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross-entropy of both value heads to the credit y (B, T), over the steps in the mask (B, T)."""
+    y = credit[mask]
+    heads = (reading.recurrent[mask], reading.local[mask])
+    return sum(
+        (functional.binary_cross_entropy_with_logits(v, y) for v in heads), torch.zeros((), device=y.device)
+    )
+
+
+def retrieval_loss(z: Tensor, credit: Tensor, group: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Leave-out retrieval: predict y_t from the steps of *other* groups,
+
+      p_t = sum_j softmax_j(z_t . z_j / tau) y_j  over j with group_j != group_t,  loss = BCE(p_t, y_t).
+
+    With one group per episode z learns to read a memory that knows the task; with one per task, one that does
+    not. z (N, z_dim), credit (N,), group (N,). Steps without any other group carry no loss.
+    """
+    same = group[:, None] == group[None]
+    known = ~same.all(dim=1)
+    if not known.any():
+        return z.sum() * 0.0
+    similarity = (z @ z.T / temperature).masked_fill(same, -torch.inf)[known]
+    predicted = (similarity.softmax(dim=1) @ credit).clamp(1e-4, 1.0 - 1e-4)
+    return functional.binary_cross_entropy(predicted, credit[known])
+
+
+@torch.inference_mode()
+def read_steps(
+    net: InstrumentalNet, inputs: NDArray[np.float32], counted: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """z (T, z_dim) and value (T,) in [0, 1], the geometric mean of both heads, for the steps of one episode.
+
+    The recurrent head reads counted steps only; at any other step it keeps the opinion it had.
+    """
+    device = next(net.parameters()).device
+    x = torch.from_numpy(inputs).to(device)
+    local = net.local(x)
+    kept = torch.from_numpy(np.flatnonzero(counted)).to(device)
+    opinions = net.recurrent_value(x.new_zeros(1, net.hidden)).squeeze(-1)
+    if len(kept):
+        prefix, _ = net.gru(functional.gelu(net.recurrent_in(x[kept]))[None])
+        opinions = torch.cat([opinions, net.recurrent_value(prefix[0]).squeeze(-1)])
+    recurrent = opinions[torch.from_numpy(np.cumsum(counted)).to(device)]
+    log_value = functional.logsigmoid(recurrent) + functional.logsigmoid(net.local_value(local).squeeze(-1))
+    z = functional.normalize(net.embed(local), dim=-1)
+    return z.cpu().numpy(), (0.5 * log_value).exp().cpu().numpy()
+
+
+def net_to_arrays(net: InstrumentalNet) -> dict[str, NDArray]:
+    """The weights by name, ready for a tensor file."""
+    return {name: weight.detach().cpu().numpy() for name, weight in net.state_dict().items()}
+
+
+def net_from_arrays(shape: dict[str, int], arrays: Mapping[str, NDArray]) -> InstrumentalNet:
+    """The inverse of `net_to_arrays`; raises `ValueError` where weights and shape do not fit."""
+    net = InstrumentalNet(**shape)
+    try:
+        net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+    except RuntimeError as error:
+        raise ValueError(f"the learner's weights do not fit its shape {shape}: {error}") from None
+    return net.eval()

@@ -1,0 +1,318 @@
+"""The front door: fit, score, update, explain, recall, save and load."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valuegraph.config import FitConfig
+from valuegraph.context import encode_episodes
+from valuegraph.encoders import ArrayEncoder, Encoder, TextEncoder, encoder_from_config
+from valuegraph.episodes import Episode, EpisodeError, Step, check_episodes
+from valuegraph.explain import Explanation, Recall, explain_rollout, recall_way
+from valuegraph.fitting import fit_memory, visits_of
+from valuegraph.graph import ValueGraph
+from valuegraph.locks import ReadWriteLock
+from valuegraph.networks import InstrumentalNet, net_from_arrays, net_to_arrays
+from valuegraph.persistence import FolderWriter, ModelFolderError, read_folder
+from valuegraph.scoring import Calibration, Scorer, Scores, collect
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+__all__ = ["FitConfig", "RewardModel", "UpdateReport"]
+
+Observation = str | tuple[float, ...]
+
+# Logged updates after which the next one writes a snapshot, so that loading never replays more.
+_LOGGED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What an update did."""
+
+    episodes: int
+    """Episodes written."""
+    new_nodes: int
+    new_edges: int
+    durable: bool
+    """Whether it is on disk: true for a model bound to a folder by `load` or `save`."""
+
+
+class RewardModel:
+    """Scores rollouts by how they ended and how they got there, learned from episodes and their outcome alone.
+
+    Scoring is thread-safe and deterministic, and each rollout's score is independent of its batch. Updates
+    exclude each other and see no reader half-way.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: FitConfig,
+        graph: ValueGraph,
+        net: InstrumentalNet | None,
+        calibration: Calibration,
+    ) -> None:
+        self.encoder, self.config = encoder, config
+        self._graph, self._net, self._calibration = graph, net, calibration
+        self._scorer = Scorer(graph, net, calibration)
+        self._lock = ReadWriteLock()
+        self._updating = threading.Lock()
+        self._ids: set[str] = set()
+        self._folder: Path | None = None
+        self._snapshot = self._sequence = 0
+        self._writer: FolderWriter | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        episodes: Sequence[Episode],
+        encoder: Encoder | None = None,
+        config: FitConfig | None = None,
+        *,
+        progress: bool = True,
+    ) -> RewardModel:
+        """Learn from whole episodes: train, write the memory, calibrate on a held-out part.
+
+        The default encoder suits the observations: `TextEncoder` for text, `ArrayEncoder.fit` for vectors.
+        Raises `EpisodeError` for episodes that cannot be used, naming them.
+        """
+        episodes = list(episodes)
+        check_episodes(episodes)
+        if not episodes:
+            raise EpisodeError("there is no episode to fit on")
+        if encoder is None:
+            text = episodes[0].observation_kind == "text"
+            encoder = TextEncoder() if text else ArrayEncoder.fit(episodes)
+        config = config or FitConfig()
+        fitted = fit_memory(episodes, encoder, config, progress)
+        model = cls(encoder, config, fitted.graph, fitted.net, fitted.calibration)
+        model._ids = {episode.episode_id for episode in episodes}
+        return model
+
+    @classmethod
+    def create(cls, encoder: Encoder | None = None, config: FitConfig | None = None) -> RewardModel:
+        """An empty memory, to be grown by `update` from an agent's own episodes; nothing is trained."""
+        encoder, config = encoder or TextEncoder(), config or FitConfig()
+        graph = ValueGraph(encoder.dim, 0, config)
+        return cls(encoder, config, graph, None, Calibration(saturation=1.0))
+
+    @property
+    def graph(self) -> ValueGraph:
+        """The memory; do not change it."""
+        return self._graph
+
+    def score(self, rollouts: Sequence[Episode]) -> Scores:
+        """Score rollouts; their outcomes, rewards and metadata are not read."""
+        rollouts = list(rollouts)
+        if not rollouts:
+            raise EpisodeError("there is no rollout to score")
+        encoded = encode_episodes(rollouts, self.encoder, self.config.evidence)
+        with self._lock.read:
+            return collect([rollout.episode_id for rollout in rollouts], self._scorer.score(encoded))
+
+    def update(self, episodes: Sequence[Episode]) -> UpdateReport:
+        """Write episodes into the memory, link them, send credit backwards; no gradient step.
+
+        For a model bound to a folder the update is durable when this returns, and if this raises, neither
+        memory nor folder has changed. Raises `EpisodeError` for an episode that is already remembered.
+        """
+        episodes = list(episodes)
+        check_episodes(episodes)
+        for episode in episodes:
+            if episode.episode_id in self._ids:
+                raise EpisodeError(f"episode {episode.episode_id!r} is already remembered")
+        if not episodes:
+            raise EpisodeError("there is no episode to update with")
+        with self._updating:
+            prepared = self._prepare(episodes)
+            durable = self._folder is not None
+            if durable:
+                record = json.dumps([e.to_dict() for e in episodes], allow_nan=False).encode()
+                self._sequence = self._open_writer().log.append(record)
+            report = self._apply(episodes, prepared, durable)
+            if self._writer is not None and self._sequence - self._writer.log.base >= _LOGGED:
+                self._write_snapshot(self._writer)
+            return report
+
+    def _prepare(self, episodes: Sequence[Episode]) -> Any:
+        encoded = encode_episodes(episodes, self.encoder, self.config.evidence)
+        return visits_of(episodes, encoded, self._calibration, self._net, self._graph)
+
+    def _apply(self, episodes: Sequence[Episode], visits: Any, durable: bool) -> UpdateReport:
+        graph = self._graph
+        with self._lock.write:
+            nodes, edges = len(graph), len(graph.edges)
+            graph.write(visits)
+            self._scorer.refresh()
+            self._ids.update(episode.episode_id for episode in episodes)
+            return UpdateReport(len(episodes), len(graph) - nodes, len(graph.edges) - edges, durable)
+
+    def explain(self, rollout: Episode) -> Explanation:
+        """Why a rollout scores what it scores, in English and in numbers that add up to the score."""
+        encoded = encode_episodes([rollout], self.encoder, self.config.evidence)
+        with self._lock.read:
+            return explain_rollout(rollout, encoded, self._scorer)
+
+    def recall(
+        self, observation: Observation, goal: str | None = None, *, action: str | None = None, steps: int = 32
+    ) -> Recall:
+        """The remembered way from here to the goal, by iterative retrieval; at most `steps` memories."""
+        phi = self.encoder.encode_steps([Step(observation, action)], self.config.evidence)
+        target = self.encoder.encode_goals([goal])
+        with self._lock.read:
+            return recall_way(self._graph, phi, target, steps)
+
+    def potential(self, observations: Sequence[Observation], goal: str | None = None) -> NDArray[np.float64]:
+        """(n,) Psi in [0, 1]: the graph's value read at each state by itself, 0 off the support.
+
+        A function of the state alone, as potential-based shaping needs (Ng, Harada & Russell 1999).
+        """
+        queries = self._queries(observations, goal)
+        with self._lock.read:
+            near = self._graph.neighbours(queries)
+            return self._graph.read(near) * near.support
+
+    def novelty(self, observations: Sequence[Observation], goal: str | None = None) -> NDArray[np.float64]:
+        """(n,) in (0, 1]: 1 / sqrt(1 + visits) of the memory a state falls in, 1 where there is none."""
+        queries = self._queries(observations, goal)
+        with self._lock.read:
+            return 1.0 / np.sqrt(1.0 + self._graph.visits_near(queries))
+
+    def _queries(self, observations: Sequence[Observation], goal: str | None) -> NDArray[np.float32]:
+        phi = self.encoder.encode_steps([Step(observation) for observation in observations], "observation")
+        goals = np.repeat(self.encoder.encode_goals([goal]), len(phi), axis=0)
+        return self._graph.keys(None, phi, goals)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the whole model to a folder, atomically, and bind the model to it: updates are durable there."""
+        path = Path(path)
+        with self._updating:
+            if self._writer is None or self._folder != path:
+                self.close()
+                self._writer = FolderWriter(path)
+                self._sequence = self._writer.log.last_sequence
+            try:
+                self._write_snapshot(self._writer)
+            except BaseException:
+                if self._folder != path:
+                    self.close()
+                raise
+            self._folder = path
+            self.close()
+
+    def _write_snapshot(self, writer: FolderWriter) -> None:
+        with self._lock.read:
+            state = self._state()
+        self._snapshot = writer.snapshot(**state, last_sequence=self._sequence)
+
+    def _state(self) -> dict[str, Any]:
+        arrays, documents = self._graph.state()
+        tensors = {"graph": arrays}
+        if self._net is not None:
+            tensors["learner"] = net_to_arrays(self._net)
+        config = {
+            "encoder": self.encoder.to_config(),
+            "fit": self.config.to_dict(),
+            "calibration": asdict(self._calibration),
+            "dim": self.encoder.dim,
+            "z_dim": self._graph.z_dim,
+            "learner": None if self._net is None else self._net.shape,
+        }
+        documents["episodes"] = sorted(self._ids)
+        return {
+            "config": config,
+            "tensors": tensors,
+            "blobs": {"index.faiss": self._graph.index.to_bytes()},
+            "documents": documents,
+        }
+
+    @classmethod
+    def load(
+        cls, path: str | PathLike[str], *, device: str = "auto", encoder: Encoder | None = None
+    ) -> RewardModel:
+        """Read a saved model and the updates logged since, and bind to the folder.
+
+        `encoder` replaces the saved one, for instance to share its cache; its fingerprint must be the same.
+        Raises `ModelFolderError` naming the file that is missing, damaged or of a newer format.
+        """
+        folder = read_folder(path)
+        config = folder.config
+        try:
+            if encoder is None:
+                encoder = encoder_from_config(config["encoder"], device=device)
+            elif encoder.fingerprint != config["encoder"]["fingerprint"]:
+                raise ModelFolderError(f"{path}: was fitted with another encoder than {encoder.id}")
+            fit = FitConfig.from_dict(config["fit"], where=str(Path(path) / "config.json"))
+            graph = ValueGraph.from_state(
+                config["dim"],
+                config["z_dim"],
+                fit,
+                folder.tensors["graph"],
+                folder.documents,
+                folder.blobs["index.faiss"],
+                device,
+            )
+            net = None
+            if config["learner"] is not None:
+                net = net_from_arrays(config["learner"], folder.tensors["learner"])
+            calibration = Calibration(**config["calibration"])
+        except (KeyError, TypeError) as error:
+            raise ModelFolderError(f"{Path(path) / 'config.json'}: not a reward model's: {error!r}") from None
+        model = cls(encoder, fit, graph, net, calibration)
+        model._ids = set(folder.documents["episodes"])
+        model._folder, model._snapshot, model._sequence = Path(path), folder.snapshot, folder.last_sequence
+        for record in folder.updates:
+            episodes = [Episode.from_dict(episode, where=str(path)) for episode in json.loads(record.payload)]
+            model._apply(episodes, model._prepare(episodes), durable=True)
+            model._sequence = record.sequence
+        return model
+
+    def _open_writer(self) -> FolderWriter:
+        """The writer of the bound folder, which must hold what this model holds."""
+        if self._writer is None:
+            assert self._folder is not None
+            writer = FolderWriter(self._folder)
+            if (writer.snapshot_number, writer.log.last_sequence) != (self._snapshot, self._sequence):
+                writer.close()
+                raise ModelFolderError(
+                    f"{self._folder}: somebody else has written there since; load it again"
+                )
+            self._writer = writer
+        return self._writer
+
+    def close(self) -> None:
+        """Give up the folder's write lock, which the first update takes; the model stays usable."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def __enter__(self) -> RewardModel:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def summary(self) -> dict[str, Any]:
+        """Sizes and provenance, for `valuegraph inspect`."""
+        graph = self._graph
+        return {
+            "episodes": graph.episodes,
+            "nodes": len(graph),
+            "edges": len(graph.edges),
+            "paths": len(graph.paths),
+            "goals": len(graph.goals.texts),
+            "dim": self.encoder.dim,
+            "index": graph.index.tier,
+            "encoder": self.encoder.id,
+            "learner": self._net is not None,
+        }

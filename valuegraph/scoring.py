@@ -1,0 +1,293 @@
+"""From memory and rollouts to scores: how well it ended, how it got there, and both as one utility per step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valuegraph.alignment import match_strength, ordered_alignment
+from valuegraph.context import Encoded, learner_inputs, repeated_steps
+from valuegraph.graph import Floats, ValueGraph
+from valuegraph.networks import InstrumentalNet, read_steps
+
+__all__ = ["Calibration", "RolloutScore", "Scorer", "Scores", "Way"]
+
+Array = NDArray[np.float64]
+
+_FLOOR = 1e-4  # a soft AND of logarithms: what is missing costs dearly, but stays finite
+_PATHS = 64
+_MEMORY_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What the fit episodes say about the scale of similarities; no outcome of a rollout is ever read."""
+
+    support_floor: float = 0.0
+    """Cosine to the nearest remembered step below which a step is no evidence."""
+    echo_ceiling: float = 1.0
+    """Cosine to the goal above which a step restates the goal rather than reaches it."""
+    goal_mid: float = 0.5
+    """Goal cosine of a final step half-way between failures and successes."""
+    goal_spread: float = 0.1
+    """Scale of the sigmoid around it."""
+    saturation: float = 0.8
+    """Utility from which a rollout for a known goal is a full success."""
+
+    def goal_match(self, cosine: NDArray) -> Array:
+        """tau in (0, 1]: goal cosine on the scale of the fit episodes, midway between failure and success .5."""
+        scaled = (np.asarray(cosine, np.float64) - self.goal_mid) / self.goal_spread
+        return np.minimum(1.0 / (1.0 + np.exp(-np.clip(scaled, -30.0, 30.0))) / 0.9, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of B rollouts. All but the step rewards lie in [0, 1]."""
+
+    episode_ids: tuple[str, ...]
+    total: Array
+    """(B,) combined utility U_T of the whole rollout."""
+    terminal: Array
+    """(B,) u_T: did it end where good episodes end?"""
+    instrumental: Array
+    """(B,) g_T: did it get there the way good episodes get there?"""
+    support: Array
+    """(B,) how near the rollout is to what is remembered; near zero means that the score is a guess."""
+    potentials: tuple[Array, ...]
+    """U_t after each step, (T_i,)."""
+    step_rewards: tuple[Array, ...]
+    """U_t - U_(t-1) with U_(-1) = 0, (T_i,); they sum to the total."""
+
+    def __len__(self) -> int:
+        return len(self.episode_ids)
+
+
+class RolloutScore(NamedTuple):
+    """Everything that went into the score of one rollout; arrays are per step, (T,)."""
+
+    potential: Array
+    terminal: Array
+    instrumental: Array
+    goal_match: Array
+    support: Array
+    counted: NDArray[np.bool_]
+    confidence: float
+    """How sure it is that the memory knows this goal, in [0, 1]."""
+    way: int
+    """The remembered path that fits best, -1 if there is none."""
+
+
+class Way(NamedTuple):
+    """A remembered path, ready for alignment."""
+
+    path: int
+    landmarks: Floats
+    """(L, d) embeddings."""
+    weights: Array
+    """(L,) summing to one."""
+
+
+@dataclass(eq=False)
+class Scorer:
+    """The one way to get a score. Reads a graph that nobody writes meanwhile; `refresh` after a write."""
+
+    graph: ValueGraph
+    net: InstrumentalNet | None
+    calibration: Calibration
+
+    def __post_init__(self) -> None:
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Forget what was derived from an earlier state of the graph."""
+        self._ways: dict[int, list[Way]] = {}
+        self._by_goal: dict[int, list[int]] = {}
+        for i, path in enumerate(self.graph.paths):
+            self._by_goal.setdefault(path.goal, []).append(i)
+        self._known = np.array(sorted(self._by_goal), np.int64)
+
+    def evidence(self, encoded: Encoded) -> tuple[NDArray[np.bool_], Array]:
+        """(N,) whether a step counts, and (N,) its cosine to the nearest remembered step.
+
+        A step counts if it says something new in its rollout, is near something remembered, and does not
+        merely restate the goal. One that does not count is read but never raises the score.
+        """
+        similarity = self.graph.step_similarity(encoded.steps)
+        goals = encoded.goals[encoded.episode_of]
+        echo = np.sum(encoded.steps * goals, axis=1) > self.calibration.echo_ceiling
+        alien = similarity < self.calibration.support_floor
+        return ~(repeated_steps(encoded) | alien | echo), similarity
+
+    def score(self, encoded: Encoded) -> list[RolloutScore]:
+        """Score each rollout by itself, so that it does not matter which others are in the batch."""
+        return [self.score_one(encoded, b) for b in range(len(encoded.goals))]
+
+    def score_one(self, encoded: Encoded, b: int) -> RolloutScore:
+        """Score rollout b."""
+        one = encoded.select(b)
+        counted, similarity = self.evidence(one)
+        z = value = None
+        if self.net is not None:
+            z, value = read_steps(self.net, learner_inputs(one, counted), counted)
+        steps, goal = one.steps, one.goals[0]
+        ways, likeness = self._candidates(goal, steps)
+        confidence = _confidence(likeness.max(initial=0.0))
+        terminal, support = self._terminal(steps, goal, z, value, confidence)
+        if ways:
+            each = self.align(steps, ways, counted) * np.clip((likeness - 0.5) / 0.4, 0.0, 1.0)[:, None]
+            instrumental, way = each.max(axis=0), ways[int(each[:, -1].argmax())].path
+        else:
+            instrumental, way = np.zeros(len(steps)), -1
+        cosine = (steps @ goal).astype(np.float64)
+        match = self.calibration.goal_match(cosine) if goal.any() else np.ones(len(steps))
+        potential = hold(_combine(terminal, instrumental, match, confidence, self.calibration), counted)
+        near = np.clip((similarity - 0.5) / 0.4, 0.0, 1.0) if goal.any() else np.clip(similarity, 0.0, 1.0)
+        return RolloutScore(potential, terminal, instrumental, match, near, counted, confidence, way)
+
+    def _terminal(
+        self, steps: Floats, goal: Floats, z: Floats | None, value: NDArray | None, confidence: float
+    ) -> tuple[Array, Array]:
+        """u_t and kernel support: the kernel read of h, blended into the value head by support."""
+        near = self.graph.neighbours(self.graph.keys(z, steps, np.broadcast_to(goal, steps.shape)))
+        read = self.graph.read(near)
+        if value is None:
+            return read, near.support
+        share = _MEMORY_SHARE * confidence * near.support
+        return np.exp((1.0 - share) * _log(value) + share * _log(read)), near.support
+
+    def align(self, steps: Floats, ways: Sequence[Way], counted: NDArray[np.bool_]) -> Array:
+        """(P, T) ordered alignment of every prefix of a rollout to each way."""
+        longest = max(len(way.weights) for way in ways)
+        match = np.zeros((len(ways), len(steps), longest))
+        weights = np.zeros((len(ways), longest))
+        for p, way in enumerate(ways):
+            match[p, :, : len(way.weights)] = match_strength(steps @ way.landmarks.T)
+            weights[p, : len(way.weights)] = way.weights
+        return ordered_alignment(match, weights, counted)
+
+    def _candidates(self, goal: Floats, steps: Floats) -> tuple[list[Way], Array]:
+        """At most `_PATHS` ways to the remembered goals nearest to this one, and the similarity of each."""
+        likeness = self.graph.goal_similarity(goal)
+        ways: list[Way] = []
+        similar: list[float] = []
+        for row in self._known[np.argsort(-likeness[self._known], kind="stable")]:
+            if len(ways) >= _PATHS:
+                break
+            known = self.ways(int(row))[: _PATHS - len(ways)]
+            ways.extend(known)
+            similar.extend([float(likeness[row])] * len(known))
+        return ways, np.array(similar)
+
+    def ways(self, goal: int) -> list[Way]:
+        """The remembered ways to one goal, shortest first."""
+        if goal not in self._ways:
+            paths = sorted(self._by_goal[goal], key=lambda i: len(self.graph.paths[i].nodes))
+            self._ways[goal] = [self._way(i) for i in paths]
+        return self._ways[goal]
+
+    def _way(self, i: int) -> Way:
+        path = self.graph.paths[i]
+        weights = self.graph.landmark_weights(path)
+        keep = weights > 0.0
+        return Way(i, self.graph.step_embeddings(np.array(path.nodes)[keep]), weights[keep])
+
+
+def collect(episode_ids: Sequence[str], rollouts: Sequence[RolloutScore]) -> Scores:
+    """`Scores` of rollouts that were scored one by one."""
+    last = [(r.potential[-1], r.terminal[-1], r.instrumental[-1], r.support.mean()) for r in rollouts]
+    columns = np.array(last, np.float64).reshape(-1, 4).T
+    return Scores(
+        tuple(episode_ids),
+        total=columns[0],
+        terminal=columns[1],
+        instrumental=columns[2],
+        support=columns[3],
+        potentials=tuple(r.potential for r in rollouts),
+        step_rewards=tuple(np.diff(r.potential, prepend=0.0) for r in rollouts),
+    )
+
+
+def hold(potential: Array, counted: NDArray[np.bool_]) -> Array:
+    """U_t, where a step that does not count may lower the score but not raise it.
+
+    >>> hold(np.array([0.2, 0.6, 0.9, 0.5]), np.array([True, True, False, False]))
+    array([0.2, 0.6, 0.6, 0.5])
+    """
+    out = potential.copy()
+    previous = 0.0
+    for t, counts in enumerate(counted):
+        if not counts:
+            out[t] = min(out[t], previous)
+        previous = out[t]
+    return out
+
+
+def _confidence(likeness: float) -> float:
+    """c in [0, 1]: does the memory know this goal?"""
+    return 1.0 if likeness > 0.97 else float(1.0 / (1.0 + np.exp(-(likeness - 0.9) / 0.03)))
+
+
+def _combine(
+    terminal: Array, instrumental: Array, match: Array, confidence: float, calibration: Calibration
+) -> Array:
+    """U = min(1, u^(1-w) g^w tau^((1-c)/2) / s), w = .7 c + .3 (1 - c), s the utility of a full success."""
+    weight = 0.7 * confidence + 0.3 * (1.0 - confidence)
+    total = np.exp(
+        (1.0 - weight) * _log(terminal / 0.7)
+        + weight * _log(instrumental / 0.9)
+        + 0.5 * (1.0 - confidence) * _log(match)
+    )
+    saturation = confidence * calibration.saturation + (1.0 - confidence) * 0.8
+    return np.clip(total / saturation, 0.0, 1.0)
+
+
+def _log(x: NDArray) -> Array:
+    return np.log(np.clip(np.asarray(x, np.float64), _FLOOR, 1.0))
+
+
+def calibrate(encoded: Encoded, outcomes: Array, tasks: NDArray) -> Calibration:
+    """Scales of similarities from the fit episodes.
+
+    The floor of support is the 1 % quantile of a step's cosine to the steps of *other* tasks, the ceiling of
+    echoes the 99.9 % quantile of honest goal cosines.
+    """
+    distinct, where = np.unique(encoded.steps, axis=0, return_inverse=True)
+    owner = np.asarray(tasks)[encoded.episode_of]
+    low = []
+    for task in np.unique(owner):
+        own = np.unique(where[owner == task])
+        others = np.unique(where[owner != task])
+        if len(others):
+            low.append((distinct[own] @ distinct[others].T).max(axis=1))
+    floor = float(np.quantile(np.concatenate(low), 0.01)) if low else 0.0
+    cosine = np.sum(encoded.steps * encoded.goals[encoded.episode_of], axis=1)
+    last = cosine[encoded.starts[1:] - 1]
+    won, lost = last[outcomes > 0.5], last[outcomes <= 0.5]  # an unknown outcome (NaN) is neither
+    calibration = Calibration(support_floor=floor)
+    if encoded.goals.any():
+        calibration = replace(calibration, echo_ceiling=float(np.quantile(cosine, 0.999)))
+    if np.isnan(outcomes).all():
+        low_end, high_end = np.quantile(last, [0.1, 0.9])
+        spread = max(float(high_end - low_end), 0.05) / 4.0
+        calibration = replace(calibration, goal_mid=float(low_end + high_end) / 2.0, goal_spread=spread)
+    elif len(won) and len(lost):
+        spread = max(float(won.mean() - lost.mean()), 0.05) / 4.0
+        calibration = replace(calibration, goal_mid=float(won.mean() + lost.mean()) / 2.0, goal_spread=spread)
+    return calibration
+
+
+def saturation(totals: Array, succeeded: NDArray[np.bool_], penultimate: Array) -> float:
+    """The utility from which a rollout is a full success, from held-out episodes scored without saturation.
+
+    As low as lets most successes reach it, but above failures and successes without their last step.
+    """
+    won = totals[succeeded]
+    short = np.concatenate([totals[~succeeded], penultimate])
+    if len(won) < 5:
+        return Calibration().saturation
+    ceiling = float(np.quantile(short, 0.95)) if len(short) else 0.0
+    return float(np.clip(max(np.quantile(won, 0.2), ceiling), 0.3, 0.99))
