@@ -79,6 +79,18 @@ def test_unseen_mass_goes_nowhere() -> None:
     assert transition_probabilities(csr(weights), kappa0=1.0).weights[0] == 0.75
 
 
+def test_an_edge_without_weight_leads_nowhere() -> None:
+    faded = CSR([0, 1, 1], [1], [0.0])
+    assert transition_probabilities(faded).weights.tolist() == [0.0]
+    links, source = LinkedEdges.from_csr(faded), np.array([0.0, 1.0])
+    values = np.zeros(2)
+    assert raise_values(values, links, 1, source, 0.9) == 1
+    assert values.tolist() == [0.0, 1.0]
+    values, residual = np.zeros(2), np.zeros(2)
+    assert sweep_values(values, residual, links, [0, 1], source, 0.9) == 1
+    assert values.tolist() == [0.0, 1.0]
+
+
 # --- first hit ---------------------------------------------------------------------------------------------
 
 

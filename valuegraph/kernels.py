@@ -81,6 +81,12 @@ def max_product_sweeps(indptr, indices, weights, gamma, tol, max_sweeps, values,
 
 
 @njit(**_OPTIONS)
+def _share(weight, mass):
+    """Probability of an edge; where nothing has any weight, none."""
+    return weight / mass if mass > 0.0 else 0.0
+
+
+@njit(**_OPTIONS)
 def _push(keys, nodes, size, key, node):
     """Put a node on the binary max-heap; returns (keys, nodes, size), grown where they were full."""
     if size == len(keys):
@@ -137,7 +143,7 @@ def raise_max_product(
         mass = out_weight[i] + extra[i] + kappa0
         e = first_out[i]
         while e != EMPTY:
-            p = 1.0 if unit else edges[e].weight / mass
+            p = 1.0 if unit else _share(edges[e].weight, mass)
             best = max(best, min(gamma * p, LARGEST) * values[edges[e].head])
             e = edges[e].next_out
         # Snapshots hold P in single precision: a difference of that size is no fall.
@@ -158,7 +164,7 @@ def raise_max_product(
         e = first_in[j]
         while e != EMPTY:
             i = edges[e].tail
-            p = 1.0 if unit else edges[e].weight / (out_weight[i] + extra[i] + kappa0)
+            p = 1.0 if unit else _share(edges[e].weight, out_weight[i] + extra[i] + kappa0)
             candidate = min(gamma * p, LARGEST) * value
             if candidate > values[i]:
                 keys, nodes, size = _push(keys, nodes, size, candidate, i)
@@ -197,10 +203,7 @@ def sweep_first_hit(
         while e != EMPTY:
             total += edges[e].weight * values[edges[e].head]
             e = edges[e].next_out
-        backed = reward[i]
-        if mass > 0.0:
-            backed += gamma * total / mass
-        residual[i] = backed - values[i]
+        residual[i] = reward[i] + gamma * _share(total, mass) - values[i]
         if abs(residual[i]) > tol:
             keys, nodes, size = _push(keys, nodes, size, abs(residual[i]), i)
     updates = 0
@@ -217,9 +220,8 @@ def sweep_first_hit(
         while e != EMPTY:
             i = edges[e].tail
             old = abs(residual[i])
-            residual[i] += (
-                min(gamma * edges[e].weight / (out_weight[i] + extra[i] + kappa0), LARGEST) * change
-            )
+            p = _share(edges[e].weight, out_weight[i] + extra[i] + kappa0)
+            residual[i] += min(gamma * p, LARGEST) * change
             if abs(residual[i]) > tol and abs(residual[i]) > old:
                 keys, nodes, size = _push(keys, nodes, size, abs(residual[i]), i)
             e = edges[e].next_in

@@ -60,11 +60,9 @@ def transition_probabilities(csr: CSR, kappa0: float = 0.0, out_extra: ArrayLike
     array([0.125, 0.25 ], dtype=float32)
     """
     mass = csr.row_sums() + _extra(out_extra, csr.nodes) + _non_negative("kappa0", kappa0)
-    with np.errstate(divide="ignore"):  # a node without weight has no edge that could carry any
-        share = np.where(mass > 0.0, 1.0 / mass, 0.0)
-    return CSR(
-        csr.indptr, csr.indices, (csr.weights * np.repeat(share, np.diff(csr.indptr))).astype(np.float32)
-    )
+    mass[mass == 0.0] = 1.0  # a node without weight has no edge that could carry any
+    shares = csr.weights / np.repeat(mass, np.diff(csr.indptr))
+    return CSR(csr.indptr, csr.indices, shares.astype(np.float32))
 
 
 def first_hit(
