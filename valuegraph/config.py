@@ -14,6 +14,7 @@ _POSITIVE = ("z_dim", "hidden", "epochs", "batch_size", "learning_rate", "patien
 _CHOICES = {
     "evidence": ("step", "observation", "action"),
     "propagation": ("first_hit", "max_product"),
+    "device": ("auto", "cpu", "cuda"),
 }
 
 
@@ -68,11 +69,13 @@ class FitConfig:
             if isinstance(default, str):
                 valid = isinstance(value, str)
             elif isinstance(default, int):
-                valid = number and int(value) == value
+                valid = number and value % 1 == 0
             else:
                 valid = number and value == value and abs(value) != float("inf")
             if not valid:
                 raise ValueError(f"{field.name}: expected {type(default).__name__}, got {value!r}")
+            if isinstance(default, int):
+                object.__setattr__(self, field.name, int(value))  # 3.0 epochs are 3
         for name in _UNIT:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: must be in [0, 1], got {getattr(self, name)!r}")
