@@ -177,11 +177,11 @@ def test_reading_an_episode_equals_the_forward_pass(net: InstrumentalNet, share:
     x = torch.from_numpy(inputs)[None]
     whole, kept = net(x), net(x[:, np.flatnonzero(counted)]) if counted.any() else None
     np.testing.assert_allclose(z, whole.z[0].detach().numpy(), atol=1e-6)
-    nothing = float(net.recurrent_value(torch.zeros(HIDDEN)))
+    nothing = net.recurrent_value(torch.zeros(HIDDEN)).item()
     for t in range(9):
         read = int(counted[: t + 1].sum())
-        opinion = float(kept.recurrent[0, read - 1]) if kept is not None and read else nothing
-        heads = torch.tensor([opinion, float(whole.local[0, t])]).sigmoid()
+        opinion = kept.recurrent[0, read - 1].item() if kept is not None and read else nothing
+        heads = torch.tensor([opinion, whole.local[0, t].item()]).sigmoid()
         assert value[t] == pytest.approx(float(heads.prod().sqrt()), abs=1e-6)
 
 
