@@ -213,7 +213,7 @@ def _exported(model: Any) -> Any:
     length = torch.export.Dim("length", min=2, max=model.max_seq_length)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             Graph().eval(),
             (torch.full((1, 16), 7),),
             input_names=["input_ids"],
