@@ -21,7 +21,7 @@ FLOORS = (
     "locks vectors faiss_build faiss_gpu index adjacency edges propagation",
     "context graph networks",
     "learner scoring fitting explain",
-    "persistence",
+    "persistence hub",
     "reward_model",
     "integrations. server cli",
 )

@@ -277,6 +277,46 @@ class RewardModel:
             model._sequence = record.sequence
         return model
 
+    def save_pretrained(self, folder: str | PathLike[str]) -> None:
+        """Write a copy with a model card, as the Hugging Face Hub expects; does not bind the model to it."""
+        from valuegraph import hub
+
+        if self._folder is not None and Path(folder).resolve() == self._folder.resolve():
+            self.save(self._folder)
+            state, summary = self._copied()
+            hub.add_card(self._folder, state["config"], summary)
+        else:
+            hub.save_pretrained(folder, *self._copied())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        device: str = "auto",
+        encoder: Encoder | None = None,
+        **options: Any,
+    ) -> RewardModel:
+        """A model of the Hugging Face Hub (`owner/name`) or of a folder, bound to neither: updates stay here.
+
+        options: of the download, such as `revision`, `cache_dir`, `token`, `local_files_only`.
+        """
+        from valuegraph import hub
+
+        model = cls.load(hub.fetch(name_or_path, **options), device=device, encoder=encoder)
+        model._folder = None
+        return model
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload a copy to the Hugging Face Hub; see `hub.push_to_hub`. Returns the commit's address."""
+        from valuegraph import hub
+
+        return hub.push_to_hub(repo_id, *self._copied(), **options)
+
+    def _copied(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        with self._updating, self._lock.read:
+            return self._state(), self.summary()
+
     def _open_writer(self) -> FolderWriter:
         """The writer of the bound folder, which must hold what this model holds."""
         if self._writer is None:
