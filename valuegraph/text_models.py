@@ -57,7 +57,7 @@ class TextModel:
         self.device = torch.device(resolve_device(device, backend))
         self.batch_size = batch_size
         with _quiet_loading():
-            self._model = SentenceTransformer(
+            self._model: Any = SentenceTransformer(
                 str(folder), device=str(self.device), local_files_only=True
             ).eval()
         # Models that average word vectors have neither a window nor padding.
