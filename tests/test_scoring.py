@@ -1,0 +1,290 @@
+"""Scores from a memory without a learner, where everything can be worked out by hand; and the calibration."""
+
+from __future__ import annotations
+
+import doctest
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from valuegraph import scoring
+from valuegraph.config import FitConfig
+from valuegraph.context import Encoded
+from valuegraph.credit import discounted_credit
+from valuegraph.graph import Memory, ValueGraph, Visit
+from valuegraph.scoring import Calibration, Scorer, Scores, calibrate, collect, hold, saturation
+
+DIM = 16
+STATES = np.eye(DIM, dtype=np.float32)
+GOAL, OTHER_GOAL = STATES[-1], STATES[-2]
+unit = st.floats(0.0, 1.0)
+
+
+def rollout(*states: int, goal: np.ndarray = GOAL) -> Encoded:
+    parts = (goal[None],) if goal.any() else (np.zeros((0, DIM), np.float32),)
+    return Encoded(STATES[list(states)], goal[None], np.array([0, len(states)]), parts)
+
+
+def together(rollouts: list[Encoded]) -> Encoded:
+    return Encoded(
+        np.concatenate([r.steps for r in rollouts]),
+        np.concatenate([r.goals for r in rollouts]),
+        np.concatenate([[0], np.cumsum([len(r.steps) for r in rollouts])]),
+        tuple(r.clauses[0] for r in rollouts),
+    )
+
+
+def scorer_of(routes: list[tuple[list[int], float]], calibration: Calibration | None = None) -> Scorer:
+    graph = ValueGraph(DIM, 0, FitConfig(device="cpu"))
+    for states, outcome in routes:
+        phi = STATES[states]
+        keys = graph.keys(None, phi, np.broadcast_to(GOAL, phi.shape))
+        memories = [Memory(key, str(s)) for key, s in zip(keys, states, strict=True)]
+        credit = discounted_credit(outcome, len(states), graph.config.gamma)
+        graph.write([Visit(GOAL, "goal", memories, credit, outcome, True)])
+    return Scorer(graph, None, calibration or Calibration(support_floor=0.3, saturation=0.8))
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    """0 1 2 3 succeeds, 0 4 fails; 5 6 7 succeeds too."""
+    return scorer_of([([0, 1, 2, 3], 1.0)] * 5 + [([0, 4], 0.0)] * 5 + [([5, 6, 7], 1.0)] * 3)
+
+
+def utility(scorer: Scorer, *states: int, goal: np.ndarray = GOAL) -> float:
+    return float(scorer.score(rollout(*states, goal=goal))[0].potential[-1])
+
+
+# --- pure parts ---
+
+
+def test_the_numbers_in_the_docstrings() -> None:
+    result = doctest.testmod(scoring)
+    assert result.attempted >= 1
+    assert result.failed == 0
+
+
+@given(st.lists(st.tuples(unit, st.booleans()), min_size=1, max_size=20))
+def test_hold_lets_a_step_without_evidence_lower_but_not_raise(steps: list[tuple[float, bool]]) -> None:
+    potential, counted = (np.array(column) for column in zip(*steps, strict=True))
+    held = hold(potential, counted)
+    assert np.array_equal(held[counted], potential[counted])
+    assert (held <= potential).all()
+    rise = np.diff(held, prepend=0.0)
+    assert (rise[~counted] <= 0.0).all()
+
+
+@given(arrays(np.float64, 10, elements=st.floats(-1.0, 1.0)), st.floats(-0.5, 0.9), st.floats(0.01, 0.3))
+def test_goal_match_grows_with_the_cosine_inside_the_unit_interval(
+    cosine: np.ndarray, mid: float, spread: float
+) -> None:
+    calibration = Calibration(goal_mid=mid, goal_spread=spread)
+    match = calibration.goal_match(np.sort(cosine))
+    assert ((match >= 0.0) & (match <= 1.0)).all()
+    assert (np.diff(match) >= 0.0).all()
+    low, high = calibration.goal_match(np.array([mid - 3 * spread, mid + 3 * spread]))
+    assert low < 0.1 < 0.9 < high
+
+
+@given(
+    arrays(np.float64, 12, elements=unit),
+    arrays(np.bool_, 12),
+    arrays(np.float64, st.integers(0, 5), elements=unit),
+)
+def test_saturation_lies_between_zero_and_one(totals: np.ndarray, won: np.ndarray, short: np.ndarray) -> None:
+    assert 0.0 < saturation(totals, won, short) <= 1.0
+
+
+def test_saturation_lets_successes_reach_one_but_not_failures() -> None:
+    won, lost = np.linspace(0.6, 0.9, 20), np.linspace(0.0, 0.5, 20)
+    totals, succeeded = np.concatenate([won, lost]), np.arange(40) < 20
+    level = saturation(totals, succeeded, np.array([0.55]))
+    assert (won >= level).mean() >= 0.7
+    assert (lost < level).all()
+    assert saturation(totals, succeeded, np.full(20, 0.8)) > level  # nor successes without their last step
+
+
+# --- calibration ---
+
+
+def groups(tasks: int, episodes: int, seed: int = 0) -> tuple[Encoded, np.ndarray]:
+    """Tasks whose steps share half of what they say."""
+    rng = np.random.default_rng(seed)
+    common, number = rng.standard_normal(DIM), np.repeat(np.arange(tasks), episodes)
+    steps = common + 0.5 * rng.standard_normal((len(number) * 4, DIM))
+    steps /= np.linalg.norm(steps, axis=1, keepdims=True)
+    goals = STATES[number]
+    parts = tuple(goal[None] for goal in goals)
+    return Encoded(steps.astype(np.float32), goals, np.arange(0, len(steps) + 1, 4), parts), number
+
+
+@pytest.mark.parametrize(("tasks", "episodes"), [(4, 5), (1, 20), (2, 1)])
+def test_the_floor_of_support_lets_honest_steps_through_and_alien_ones_not(tasks: int, episodes: int) -> None:
+    encoded, number = groups(tasks, episodes)
+    calibration = calibrate(encoded, np.ones(len(number)), number)
+    assert 0.0 < calibration.support_floor <= 0.9
+    unseen = groups(tasks, episodes, seed=0)[0].steps + 0.05
+    nearest = (unseen @ encoded.steps.T).max(axis=1)
+    assert (nearest > calibration.support_floor).mean() > 0.95
+    shared = encoded.steps.mean(axis=0)
+    alien = np.random.default_rng(1).standard_normal((50, DIM))
+    alien -= np.outer(alien @ shared, shared) / (shared @ shared)
+    alien /= np.linalg.norm(alien, axis=1, keepdims=True)
+    assert ((alien @ encoded.steps.T).max(axis=1) < calibration.support_floor).mean() > 0.5
+
+
+def test_rounding_does_not_decide_what_counts_where_all_tasks_say_the_same() -> None:
+    steps = np.tile(STATES[:4], (6, 1))
+    number = np.arange(6) % 2
+    parts = tuple(STATES[[n]] for n in number)
+    for tasks in (number, np.zeros(6, np.int64)):
+        encoded = Encoded(steps, STATES[number], np.arange(0, 25, 4), parts)
+        assert calibrate(encoded, np.ones(6), tasks).support_floor < 0.99
+
+
+def test_goal_similarity_is_scaled_by_successes_against_failures() -> None:
+    cosines = np.array([0.2, 0.3, 0.6, 0.7])
+    last = np.sqrt(1 - cosines[:, None] ** 2) * STATES[0] + cosines[:, None] * GOAL
+    encoded = Encoded(
+        last.astype(np.float32), np.tile(GOAL, (4, 1)), np.arange(5), tuple(GOAL[None] for _ in range(4))
+    )
+    tasks = np.zeros(4, np.int64)
+    known = calibrate(encoded, np.array([0.0, 0.0, 1.0, 1.0]), tasks)
+    assert known.goal_mid == pytest.approx(0.45)
+    assert known.goal_match(np.array([0.25]))[0] < 0.2
+    assert known.goal_match(np.array([0.65]))[0] > 0.8
+    # Without any outcome the similarities themselves say what is near and far.
+    unknown = calibrate(encoded, np.full(4, np.nan), tasks)
+    assert 0.3 < unknown.goal_mid < 0.6
+    assert unknown.goal_match(np.array([0.2]))[0] < 0.5 < unknown.goal_match(np.array([0.7]))[0]
+
+
+def test_honest_steps_are_no_echoes_and_the_goal_itself_is() -> None:
+    encoded, number = groups(3, 10)
+    calibration = calibrate(encoded, np.ones(len(number)), number)
+    cosine = np.sum(encoded.steps * encoded.goals[encoded.episode_of], axis=1)
+    assert (cosine <= calibration.echo_ceiling).mean() > 0.98
+    assert calibration.echo_ceiling < 1.0
+    nameless = replace(encoded, goals=np.zeros_like(encoded.goals))
+    assert calibrate(nameless, np.ones(len(number)), number).echo_ceiling == 1.0
+
+
+# --- scores by hand ---
+
+
+def test_the_remembered_way_earns_all_and_its_parts_earn_parts(scorer: Scorer) -> None:
+    potential = scorer.score(rollout(0, 1, 2, 3))[0].potential
+    assert potential[-1] == 1.0
+    assert (np.diff(potential) > 0.0).all()
+    assert utility(scorer, 5, 6, 7) == 1.0
+    assert utility(scorer, 0, 4) < 0.1
+
+
+def test_which_way_it_was_compared_with(scorer: Scorer) -> None:
+    for states, name in (((0, 1, 2, 3), "0"), ((5, 6, 7), "5")):
+        score = scorer.score(rollout(*states))[0]
+        assert scorer.graph.texts[scorer.graph.paths[score.way].nodes[0]] == name
+        assert score.instrumental[-1] == pytest.approx(1.0)
+        assert score.confidence == 1.0
+
+
+def test_both_parts_are_needed(scorer: Scorer) -> None:
+    """3 ends every success, but alone it is not the way; the way without its end does not end well."""
+    end = scorer.score(rollout(3))[0]
+    assert end.terminal[-1] > 0.7
+    assert end.potential[-1] < 0.3
+    wrong_end = scorer.score(rollout(0, 1, 2, 4))[0]
+    assert wrong_end.instrumental[-1] > 0.5
+    assert wrong_end.potential[-1] < 0.3
+
+
+def test_another_goal_and_an_empty_memory_earn_next_to_nothing(scorer: Scorer) -> None:
+    assert utility(scorer, 0, 1, 2, 3, goal=OTHER_GOAL) < 0.05
+    assert utility(scorer, 0, 1, 2, 3, goal=np.zeros(DIM, np.float32)) < 0.05
+    empty = scorer_of([])
+    score = empty.score(rollout(0, 1))[0]
+    assert score.way == -1
+    assert score.potential.max() < 0.01
+    assert score.support.max() == 0.0
+
+
+def test_far_from_everything_support_and_score_are_near_zero(scorer: Scorer) -> None:
+    score = scorer.score(rollout(9, 10, 11))[0]
+    assert score.support.max() < 0.05
+    assert score.potential.max() < 0.01
+    assert not score.counted.any()
+
+
+def test_restating_the_goal_is_no_evidence() -> None:
+    routes = [([0, 1, 15], 1.0)] * 5  # the last step of the way says the goal, word for word
+    listening = scorer_of(routes, Calibration(echo_ceiling=0.9, saturation=0.8))
+    assert utility(listening, 0, 1, 15) <= utility(listening, 0, 1)
+    deaf = scorer_of(routes, Calibration(saturation=0.8))  # control
+    assert utility(deaf, 0, 1, 15) > utility(deaf, 0, 1)
+
+
+@given(st.lists(st.integers(0, 11), min_size=1, max_size=10), st.data())
+@settings(deadline=None, max_examples=60)
+def test_repeats_and_strangers_never_raise_a_score(
+    scorer: Scorer, states: list[int], data: st.DataObject
+) -> None:
+    honest = utility(scorer, *states)
+    at = data.draw(st.integers(0, len(states)))
+    idle = data.draw(st.lists(st.sampled_from([*states[:at], 12, 13]), min_size=1, max_size=6))
+    assert utility(scorer, *states[:at], *idle, *states[at:]) <= honest + 1e-6
+
+
+@given(st.permutations([0, 1, 2, 3]))
+@settings(deadline=None)
+def test_the_way_in_another_order_earns_less(scorer: Scorer, order: list[int]) -> None:
+    if order != [0, 1, 2, 3]:
+        assert utility(scorer, *order) < utility(scorer, 0, 1, 2, 3)
+
+
+def test_control_a_sum_of_retrieved_values_pays_for_all_of_that(scorer: Scorer) -> None:
+    def naive(*states: int) -> float:
+        keys = scorer.graph.keys(None, STATES[list(states)], np.tile(GOAL, (len(states), 1)))
+        return float(scorer.graph.read(scorer.graph.neighbours(keys)).sum())
+
+    assert naive(0, 1, 1, 1, 1) > naive(0, 1, 2, 3)  # a loop beats the way
+    assert naive(3, 2, 1, 0) == pytest.approx(naive(0, 1, 2, 3))  # any order is as good
+    assert naive(3, 3) > naive(3)
+
+
+def test_a_rollout_is_scored_by_itself(scorer: Scorer) -> None:
+    rollouts = [rollout(0, 1, 2, 3), rollout(4), rollout(0, 9, 1, goal=OTHER_GOAL), rollout(5, 6)]
+    batch = scorer.score(together(rollouts))
+    for one, among in zip(rollouts, batch, strict=True):
+        (alone,) = scorer.score(one)
+        for a, b in zip(alone, among, strict=True):
+            assert np.array_equal(a, b)
+
+
+def test_a_scorer_reads_what_was_written_after_it_was_refreshed() -> None:
+    scorer = scorer_of([([0, 1], 1.0)] * 3)
+    assert utility(scorer, 5, 6, 7) < 0.1
+    later = scorer_of([([0, 1], 1.0)] * 3 + [([5, 6, 7], 1.0)] * 3)
+    scorer.graph = later.graph
+    scorer.refresh()
+    assert utility(scorer, 5, 6, 7) == utility(later, 5, 6, 7) > 0.9
+
+
+def test_scores_are_columns_of_the_rollouts(scorer: Scorer) -> None:
+    rollouts = [rollout(0, 1, 2), rollout(0, 4, 9, 9)]
+    each = scorer.score(together(rollouts))
+    scores = collect(["a", "b"], each)
+    assert isinstance(scores, Scores)
+    assert len(scores) == 2
+    assert scores.episode_ids == ("a", "b")
+    for i, one in enumerate(each):
+        assert scores.total[i] == one.potential[-1]
+        assert scores.terminal[i] == one.terminal[-1]
+        assert scores.instrumental[i] == one.instrumental[-1]
+        assert scores.support[i] == one.support.mean()
+        assert np.array_equal(scores.potentials[i], one.potential)
+        assert scores.step_rewards[i].sum() == pytest.approx(scores.total[i], abs=1e-12)
+        assert np.cumsum(scores.step_rewards[i]) == pytest.approx(one.potential, abs=1e-12)
