@@ -16,14 +16,15 @@ PACKAGE = Path(valuegraph.__file__).parent
 FLOORS = (
     "config records episodes evidence credit alignment_kernel alignment kernels "
     "durable tensor_file wal_format wal manifest",
-    "trajectories conversations importers testing "
+    "trajectories conversations chat_templates importers testing "
     "model_weights text_models embedding_cache array_encoder encoders "
     "locks vectors faiss_build faiss_gpu index adjacency edges propagation",
     "context graph networks",
     "learner scoring fitting explain",
     "persistence hub",
     "reward_model",
-    "integrations. server cli",
+    "integrations._rollouts integrations._tokens integrations. "
+    "payloads batching admission http_schemas http_app server demo cli",
 )
 ROOMS = [room for floor in FLOORS for room in floor.split()]
 
