@@ -1,0 +1,1 @@
+"""One thin module per trainer. Importing this package imports no trainer."""
