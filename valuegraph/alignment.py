@@ -21,21 +21,24 @@ def match_strength(similarity: ArrayLike, start: float = 0.85, width: float = 0.
     return np.clip((np.asarray(similarity, np.float64) - start) / width, 0.0, 1.0)
 
 
-def ordered_alignment(match: ArrayLike, weights: ArrayLike, counted: ArrayLike) -> Array:
+def ordered_alignment(
+    match: ArrayLike, weights: ArrayLike, counted: ArrayLike, prerequisites: bool = True
+) -> Array:
     """Best ordered soft alignment of every prefix of a rollout to each of several ways.
 
     With A[t, l] the best sum that uses steps before t and landmarks before l,
 
-      A[t+1, l+1] = max(A[t, l+1], A[t+1, l], A[t, l] + w_l m_tl f(A[t, l] / W_l)),   f(x) = min(1, 2x),
+      A[t+1, l+1] = max(A[t, l+1], A[t+1, l], A[t, l] + w_l m_tl f(A[t, l] / W_l)),  f(x) = min(1, 2x),
 
     W_l being the weight of the landmarks before l: a landmark pays in full once half of what comes before it
-    is in place, so a late step alone earns little. Each step and each landmark is used at most once, in order;
-    hence repeating, padding and skipping earn nothing.
+    is in place, so a late step alone earns little. Each step and each landmark is used at most once, in
+    order; hence repeating, padding and skipping earn nothing.
 
     Args:
       match: (P, T, L) in [0, 1], match of step t with landmark l of way p; zero beyond a way's end.
       weights: (P, L) at least 0, summing to one per way.
       counted: (T,) whether a step counts; one that does not matches nothing.
+      prerequisites: False sets f = 1, for a goal whose order of things nobody knows yet.
 
     Returns:
       (P, T) in [0, 1], never falling along a rollout.
@@ -52,7 +55,7 @@ def ordered_alignment(match: ArrayLike, weights: ArrayLike, counted: ArrayLike) 
         raise ValueError(f"match {m.shape}, weights {w.shape} and counted {mask.shape} do not fit together")
     from valuegraph.alignment_kernel import align
 
-    return align(m, w, mask)
+    return align(m, w, mask, prerequisites)
 
 
 class Matched(NamedTuple):

@@ -1,11 +1,14 @@
 """The compiled loop of `alignment.ordered_alignment`."""
 
+# mypy: allow-untyped-defs
+
 import numpy as np
 from numba import njit
 
 
 @njit(cache=True, nogil=True)
-def align(match, weights, counted):
+def align(match, weights, counted, prerequisites):
+    """(ways, steps) float64; shapes are checked by the caller."""
     ways, steps, landmarks = match.shape
     out = np.empty((ways, steps))
     for p in range(ways):
@@ -19,7 +22,7 @@ def align(match, weights, counted):
                     best = max(here, done[k])
                     amount = weights[p, k] * match[p, t, k]
                     if amount > 0.0:
-                        if before > 0.0:
+                        if prerequisites and before > 0.0:
                             amount *= min(1.0, 2.0 * diagonal / before)
                         best = max(best, diagonal + amount)
                     before += weights[p, k]

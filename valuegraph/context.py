@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from valuegraph.encoders import Encoder
-from valuegraph.episodes import Episode
+from valuegraph.episodes import Episode, EpisodeError
 
 __all__ = [
     "Encoded",
@@ -24,6 +24,7 @@ __all__ = [
     "learner_inputs",
     "learner_width",
     "repeated_steps",
+    "with_echoes",
 ]
 
 Floats = NDArray[np.float32]
@@ -48,6 +49,8 @@ class Encoded:
     """(B + 1,) first row of each episode, then N."""
     clauses: tuple[Floats, ...]
     """Embeddings of the clauses of each episode's goal; empty without a goal."""
+    ended: tuple[bool, ...] = ()
+    """Whether the environment ended each episode, rather than a time limit; none did where it is empty."""
 
     @property
     def episode_of(self) -> NDArray[np.int64]:
@@ -66,6 +69,7 @@ class Encoded:
             self.goals[episode : episode + 1],
             np.array([0, rows.stop - rows.start]),
             self.clauses[episode : episode + 1],
+            self.ended[episode : episode + 1],
         )
 
 
@@ -81,7 +85,15 @@ def clauses(goal: str) -> list[str]:
 
 def encode_episodes(episodes: Sequence[Episode], encoder: Encoder, evidence: str = "step") -> Encoded:
     """Embed every step, goal and goal clause; raises what the encoder raises."""
-    steps = encoder.encode_steps([step for episode in episodes for step in episode.steps], evidence)
+    try:
+        steps = encoder.encode_steps([step for episode in episodes for step in episode.steps], evidence)
+    except EpisodeError:
+        for episode in episodes:  # once more, one by one, for the name of the first that cannot be read
+            try:
+                encoder.encode_steps(episode.steps, evidence)
+            except EpisodeError as error:
+                raise EpisodeError(f"episode {episode.episode_id!r}: {error}") from None
+        raise
     goals = encoder.encode_goals([episode.goal for episode in episodes])
     parts = {goal: clauses(goal) for goal in {episode.goal for episode in episodes} if goal is not None}
     texts = sorted({part for group in parts.values() for part in group})
@@ -95,6 +107,7 @@ def encode_episodes(episodes: Sequence[Episode], encoder: Encoder, evidence: str
             np.int64
         ),
         clauses=tuple(none if e.goal is None else stacked[e.goal] for e in episodes),
+        ended=tuple(e.terminated and not e.truncated for e in episodes),
     )
 
 
@@ -126,6 +139,18 @@ def decayed_context(encoded: Encoded, counted: NDArray[np.bool_], decay: float =
         memory[alive[keep]] = current[keep]
     norm = np.linalg.norm(context, axis=1, keepdims=True)
     return context / np.maximum(norm, 1e-12)
+
+
+def with_echoes(encoded: Encoded, rng: np.random.Generator, share: float = 0.3) -> Encoded:
+    """The same episodes, a share of whose steps says the goal again: phi <- unit((1 - a) phi + a goal).
+
+    Outcomes stay, so whoever learns from both finds that restating the goal is no evidence of reaching it.
+    """
+    goals = encoded.goals[encoded.episode_of]
+    a = rng.uniform(0.4, 0.9, len(goals)) * (rng.random(len(goals)) < share)
+    mixed = (1.0 - a[:, None]) * encoded.steps + a[:, None] * goals
+    mixed /= np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
+    return replace(encoded, steps=mixed.astype(np.float32))
 
 
 def clause_progress(encoded: Encoded, counted: NDArray[np.bool_]) -> Floats:

@@ -12,7 +12,10 @@ from valuegraph.episodes import Episode
 from valuegraph.graph import Floats, ValueGraph
 from valuegraph.scoring import RolloutScore, Scorer
 
-__all__ = ["Explanation", "Landmark", "Recall", "explain_rollout", "recall_way"]
+__all__ = ["FAR", "Explanation", "Landmark", "Recall", "explain_rollout", "recall_way"]
+
+FAR = 0.2
+"""Support below which a rollout is far from everything remembered, and its score little more than a guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,10 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [
-            f"Rollout {self.episode_id} scores {self.total:.2f}: terminal {self.terminal:.2f} (did it end where "
-            f"good episodes end?), instrumental {self.instrumental:.2f} (did it get there their way?)."
+            f"Rollout {self.episode_id} scores {self.total:.2f}: terminal {self.terminal:.2f} (did it end "
+            f"where good episodes end?), instrumental {self.instrumental:.2f} (did it get there their way?)."
         ]
-        if self.support < 0.2:
+        if self.support < FAR:
             lines.append("It is far from everything remembered, so this score is little more than a guess.")
         if self.confidence < 0.5:
             lines.append("The memory does not know this goal; the learned value decides more than the way.")

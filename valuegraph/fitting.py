@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valuegraph.config import FitConfig
-from valuegraph.context import Encoded, encode_episodes, learner_inputs, learner_width, repeated_steps
+from valuegraph.context import (
+    Encoded,
+    encode_episodes,
+    learner_inputs,
+    learner_width,
+    repeated_steps,
+    with_echoes,
+)
 from valuegraph.credit import discounted_credit
 from valuegraph.encoders import Encoder
 from valuegraph.episodes import Episode, EpisodeError, Step
@@ -36,20 +43,24 @@ class Fitted:
 
 
 def fit_memory(
-    episodes: Sequence[Episode], encoder: Encoder, config: FitConfig, progress: bool = True
+    episodes: Sequence[Episode],
+    encoder: Encoder,
+    config: FitConfig,
+    progress: bool = True,
+    net: InstrumentalNet | None = None,
 ) -> Fitted:
-    """Train the learner, write every episode into a graph, calibrate on episodes held out of both."""
+    """Train the learner unless one is given, write the graph, calibrate on episodes held out of both."""
     encoded = encode_episodes(episodes, encoder, config.evidence)
     tasks = _tasks(episodes)
     calibration = calibrate(encoded, _known_outcomes(episodes), tasks)
     outcomes = outcomes_of(episodes, encoded, calibration)
-    counted = countable(encoded, calibration)
+    counted = countable(encoded)
     inputs = learner_inputs(encoded, counted)
     train, held_out = split(len(episodes), config)
     sets = [
         _training_set(encoded, inputs, counted, outcomes, tasks, part, config) for part in (train, held_out)
     ]
-    net = train_net(encoder.dim, sets[0], sets[1], config, progress)
+    net = train_net(encoder.dim, sets[0], sets[1], config, progress) if net is None else net.cpu().eval()
     graph = ValueGraph(encoder.dim, config.z_dim, config)
     visits = _visits(episodes, encoded, inputs, counted, outcomes, net, graph)
     graph.write([visits[i] for i in train])
@@ -64,11 +75,9 @@ def fit_memory(
     return Fitted(graph, net, calibration)
 
 
-def countable(encoded: Encoded, calibration: Calibration) -> NDArray[np.bool_]:
-    """(N,) which steps of remembered episodes count: all but repeats and echoes of the goal."""
-    goals = encoded.goals[encoded.episode_of]
-    echo = np.sum(encoded.steps * goals, axis=1) > calibration.echo_ceiling
-    return ~(repeated_steps(encoded) | echo)
+def countable(encoded: Encoded) -> NDArray[np.bool_]:
+    """(N,) which steps of remembered episodes count: all but repeats."""
+    return ~repeated_steps(encoded)
 
 
 def split(episodes: int, config: FitConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -87,7 +96,7 @@ def training_sets(
     tasks = _tasks(episodes)
     calibration = calibrate(encoded, _known_outcomes(episodes), tasks)
     outcomes = outcomes_of(episodes, encoded, calibration)
-    counted = countable(encoded, calibration)
+    counted = countable(encoded)
     inputs = learner_inputs(encoded, counted)
     parts = split(len(episodes), config)
     train, held = (_training_set(encoded, inputs, counted, outcomes, tasks, part, config) for part in parts)
@@ -161,7 +170,7 @@ def visits_of(
 ) -> list[Visit]:
     """Episodes as `ValueGraph.write` takes them."""
     outcomes = outcomes_of(episodes, encoded, calibration)
-    counted = countable(encoded, calibration)
+    counted = countable(encoded)
     inputs = learner_inputs(encoded, counted)
     return _visits(episodes, encoded, inputs, counted, outcomes, net, graph)
 
@@ -224,6 +233,7 @@ def _training_set(
     part: NDArray[np.int64],
     config: FitConfig,
 ) -> Any:
+    """The counted steps of some episodes, once as they are and once with echoes of the goal among them."""
     from valuegraph.learner import TrainingSet
 
     credit = np.concatenate(
@@ -232,9 +242,13 @@ def _training_set(
             for y, n in zip(outcomes, np.diff(encoded.starts), strict=True)
         ]
     ).astype(np.float32)
+    echoed = with_echoes(encoded, np.random.default_rng(config.seed))
+    both = np.concatenate([inputs, learner_inputs(echoed, counted)])
     rows = []
-    for i in part:
-        span = encoded.rows(int(i))
+    for i in part.tolist():
+        span = encoded.rows(i)
         kept = np.flatnonzero(counted[span])
         rows.append(span.start + (kept if len(kept) else np.zeros(1, np.int64)))
-    return TrainingSet(rows, inputs, credit, tasks[part])
+    rows += [r + len(inputs) for r in rows]
+    twice = np.tile(part, 2)
+    return TrainingSet(rows, both, np.tile(credit, 2), twice, tasks[twice])

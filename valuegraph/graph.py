@@ -157,7 +157,7 @@ class ValueGraph:
         if not len(self):
             return Neighbours(np.full((len(queries), 1), -1), np.zeros((len(queries), 1)))
         found = self.index.search(queries, min(k, len(self)))
-        full = np.sum(queries * queries, axis=1, dtype=np.float64)[:, None]
+        full = np.square(queries, dtype=np.float64).sum(axis=1, keepdims=True)
         kernel = np.exp(np.minimum((found.similarity - full) * self._rate, 0.0))
         return Neighbours(found.ids, np.where(found.ids >= 0, kernel, 0.0))
 
@@ -197,8 +197,8 @@ class ValueGraph:
             return np.zeros(0)
         table = np.stack(self.goals.embeddings)
         if not goal.any():
-            return (~table.any(axis=1)).astype(np.float64)
-        return (table @ goal).astype(np.float64)
+            return np.where(table.any(axis=1), 0.0, 1.0)
+        return np.asarray(table @ goal).astype(np.float64)
 
     def write(self, visits: Sequence[Visit]) -> None:
         """Store episodes, link their steps by Hebb's rule, and send credit backwards through the graph."""
@@ -230,7 +230,7 @@ class ValueGraph:
             self._remember(goal, tuple(int(node) for node in nodes), visit.outcome)
 
     def _place(self, keys: Floats, visit: Visit, goal: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The node of each step. A step is stored if it is novel, or near a memory but worth something else."""
+        """The node of each step. Stored is what is novel, or near a memory but worth something else."""
         nodes, predicted = np.empty(len(keys), np.int64), np.zeros(len(keys))
         if len(self):
             found = self.index.search(keys, 1)
@@ -273,7 +273,7 @@ class ValueGraph:
             self.paths.append(Path(goal, nodes, outcome))
 
     def propagate(self) -> None:
-        """Values of all nodes: h = r + gamma P h, the discounted probability of a good end, or the best way."""
+        """Values of all nodes: h = r + gamma P h, the discounted chance of a good end, or the best way."""
         config, ended = self.config, self.column("ended")
         graph = self.edges.snapshot()
         if config.propagation == "max_product":

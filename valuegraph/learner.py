@@ -40,11 +40,12 @@ class TrainingSet(Dataset[tuple[Any, ...]]):
         rows: Sequence[NDArray[np.int64]],
         inputs: NDArray[np.float32],
         credit: NDArray[np.float32],
+        episode: NDArray,
         task: NDArray,
     ) -> None:
         self._rows = [torch.from_numpy(r) for r in rows]
         self._inputs, self._credit = torch.from_numpy(inputs), torch.from_numpy(credit)
-        self._task = [int(number) for number in task]
+        self._numbers = [(int(e), int(t)) for e, t in zip(episode, task, strict=True)]
         self.lengths = np.array([len(r) for r in rows])
 
     def __len__(self) -> int:
@@ -52,7 +53,7 @@ class TrainingSet(Dataset[tuple[Any, ...]]):
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int, int]:
         rows = self._rows[i]
-        return self._inputs[rows], self._credit[rows], i, self._task[i]
+        return self._inputs[rows], self._credit[rows], *self._numbers[i]
 
 
 class _Buckets(Sampler[list[int]]):
@@ -103,10 +104,12 @@ class EpisodeDataModule(lightning.LightningDataModule):
         return -(-len(self.train) // self.batch_size)
 
     def train_dataloader(self) -> DataLoader:
+        """Batches of similar length, in random order."""
         sampler = _Buckets(self.train.lengths, self.batch_size, self.seed)
         return DataLoader(self.train, batch_sampler=sampler, collate_fn=_collate)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
+        """Held-out batches, none if nothing is held out."""
         if self.validation is None or not len(self.validation):
             return []
         return DataLoader(self.validation, batch_size=self.batch_size, collate_fn=_collate)
@@ -134,9 +137,11 @@ class InstrumentalLearner(lightning.LightningModule):
         self._coin = np.random.default_rng(seed)
 
     def forward(self, inputs: Tensor) -> Reading:
+        """See `InstrumentalNet`."""
         return self.net(inputs)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Value loss plus retrieval loss of one batch."""
         reading = self.net(batch.inputs)
         group = batch.task if self._coin.random() < 0.5 else batch.episode
         group = group[:, None].expand(batch.mask.shape)[batch.mask]
@@ -146,10 +151,12 @@ class InstrumentalLearner(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
+        """Log the value loss of one held-out batch."""
         loss = value_loss(self.net(batch.inputs), batch.credit, batch.mask)
         self.log("validation_loss", loss, prog_bar=True, batch_size=int(batch.mask.sum()))
 
     def configure_optimizers(self) -> Any:
+        """AdamW on a one-cycle schedule."""
         optimizer = torch.optim.AdamW(self.parameters(), self.hparams["learning_rate"], weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,

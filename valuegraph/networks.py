@@ -1,4 +1,4 @@
-"""The learner as a plain torch module: from a step in its causal context to value and instrumental embedding."""
+"""The learner as a plain torch module: from a step in its context to value and instrumental embedding."""
 
 from __future__ import annotations
 

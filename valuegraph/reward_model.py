@@ -48,7 +48,7 @@ class UpdateReport:
 
 
 class RewardModel:
-    """Scores rollouts by how they ended and how they got there, learned from episodes and their outcome alone.
+    """Scores rollouts by how they ended and got there, learned from episodes and their outcome alone.
 
     Scoring is thread-safe and deterministic, and each rollout's score is independent of its batch. Updates
     exclude each other and see no reader half-way.
@@ -79,11 +79,13 @@ class RewardModel:
         encoder: Encoder | None = None,
         config: FitConfig | None = None,
         *,
+        net: InstrumentalNet | None = None,
         progress: bool = True,
     ) -> RewardModel:
         """Learn from whole episodes: train, write the memory, calibrate on a held-out part.
 
         The default encoder suits the observations: `TextEncoder` for text, `ArrayEncoder.fit` for vectors.
+        `net` is a learner trained elsewhere, with the same encoder and config; none is trained here then.
         Raises `EpisodeError` for episodes that cannot be used, naming them.
         """
         episodes = list(episodes)
@@ -94,7 +96,7 @@ class RewardModel:
             text = episodes[0].observation_kind == "text"
             encoder = TextEncoder() if text else ArrayEncoder.fit(episodes)
         config = config or FitConfig()
-        fitted = fit_memory(episodes, encoder, config, progress)
+        fitted = fit_memory(episodes, encoder, config, progress, net)
         model = cls(encoder, config, fitted.graph, fitted.net, fitted.calibration)
         model._ids = {episode.episode_id for episode in episodes}
         return model
@@ -194,7 +196,7 @@ class RewardModel:
         return self._graph.keys(None, phi, goals)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the whole model to a folder, atomically, and bind the model to it: updates are durable there."""
+        """Write the model to a folder, atomically, and bind to it: updates are durable there."""
         path = Path(path)
         with self._updating:
             if self._writer is None or self._folder != path:

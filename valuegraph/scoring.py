@@ -1,4 +1,4 @@
-"""From memory and rollouts to scores: how well it ended, how it got there, and both as one utility per step."""
+"""From memory and rollouts to scores: how well it ended, how it got there, and the utility of each step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from valuegraph.alignment import match_strength, ordered_alignment
 from valuegraph.context import Encoded, learner_inputs, repeated_steps
-from valuegraph.graph import Floats, ValueGraph
+from valuegraph.graph import Floats, Neighbours, ValueGraph
 from valuegraph.networks import InstrumentalNet, read_steps
 
 __all__ = ["Calibration", "RolloutScore", "Scorer", "Scores", "Way"]
@@ -20,7 +20,10 @@ Array = NDArray[np.float64]
 
 _FLOOR = 1e-4  # a soft AND of logarithms: what is missing costs dearly, but stays finite
 _PATHS = 64
-_MEMORY_SHARE = 0.5
+_MEMORY_SHARE = 0.75
+_ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
+_BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
+_SAMPLED = 256  # tasks or episodes that decide the floor of support
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,6 @@ class Calibration:
 
     support_floor: float = 0.0
     """Cosine to the nearest remembered step below which a step is no evidence."""
-    echo_ceiling: float = 1.0
-    """Cosine to the goal above which a step restates the goal rather than reaches it."""
     goal_mid: float = 0.5
     """Goal cosine of a final step half-way between failures and successes."""
     goal_spread: float = 0.1
@@ -39,7 +40,7 @@ class Calibration:
     """Utility from which a rollout for a known goal is a full success."""
 
     def goal_match(self, cosine: NDArray) -> Array:
-        """tau in (0, 1]: goal cosine on the scale of the fit episodes, midway between failure and success .5."""
+        """tau in (0, 1]: goal cosine on the scale of the fit episodes."""
         scaled = (np.asarray(cosine, np.float64) - self.goal_mid) / self.goal_spread
         return np.minimum(1.0 / (1.0 + np.exp(-np.clip(scaled, -30.0, 30.0))) / 0.9, 1.0)
 
@@ -81,6 +82,20 @@ class RolloutScore(NamedTuple):
     """The remembered path that fits best, -1 if there is none."""
 
 
+class _Reading(NamedTuple):
+    """What the memory says of each step, (T,) each, in [0, 1]."""
+
+    value: Array
+    """Kernel read of h at (z, phi, goal)."""
+    support: Array
+    covered: Array
+    """Support at (phi, goal), whatever came before."""
+    dead_end: Array
+    """How surely episodes end badly here."""
+    alike: Array
+    """Kernel read of credit at z alone: steps that played the same role for any goal."""
+
+
 class Way(NamedTuple):
     """A remembered path, ready for alignment."""
 
@@ -109,16 +124,19 @@ class Scorer:
         for i, path in enumerate(self.graph.paths):
             self._by_goal.setdefault(path.goal, []).append(i)
         self._known = np.array(sorted(self._by_goal), np.int64)
+        visits = np.maximum(self.graph.column("visits"), 1.0)
+        self._credit = self.graph.column("credit") / visits
+        self._dead = (self.graph.column("ended") - self.graph.column("won")) / visits
 
     def evidence(self, encoded: Encoded) -> tuple[NDArray[np.bool_], Array]:
         """(N,) whether a step counts, and (N,) its cosine to the nearest remembered step.
 
-        A step counts if it says something new in its rollout, is near something remembered, and does not
-        merely restate the goal. One that does not count is read but never raises the score.
+        A step counts if it says something new in its rollout, is near something remembered, and is nearer to
+        that than to the words of the goal. One that does not count is read but never raises the score.
         """
         similarity = self.graph.step_similarity(encoded.steps)
         goals = encoded.goals[encoded.episode_of]
-        echo = np.sum(encoded.steps * goals, axis=1) > self.calibration.echo_ceiling
+        echo = np.sum(encoded.steps * goals, axis=1) > similarity - _ECHO
         alien = similarity < self.calibration.support_floor
         return ~(repeated_steps(encoded) | alien | echo), similarity
 
@@ -133,33 +151,77 @@ class Scorer:
         z = value = None
         if self.net is not None:
             z, value = read_steps(self.net, learner_inputs(one, counted), counted)
+        return self._score(one, z, value, counted, similarity)
+
+    def _score(
+        self,
+        one: Encoded,
+        z: Floats | None,
+        value: NDArray | None,
+        counted: NDArray[np.bool_],
+        similarity: Array,
+    ) -> RolloutScore:
         steps, goal = one.steps, one.goals[0]
-        ways, likeness = self._candidates(goal, steps)
-        confidence = _confidence(likeness.max(initial=0.0))
-        terminal, support = self._terminal(steps, goal, z, value, confidence)
-        if ways:
-            each = self.align(steps, ways, counted) * np.clip((likeness - 0.5) / 0.4, 0.0, 1.0)[:, None]
-            instrumental, way = each.max(axis=0), ways[int(each[:, -1].argmax())].path
-        else:
-            instrumental, way = np.zeros(len(steps)), -1
-        cosine = (steps @ goal).astype(np.float64)
-        match = self.calibration.goal_match(cosine) if goal.any() else np.ones(len(steps))
-        potential = hold(_combine(terminal, instrumental, match, confidence, self.calibration), counted)
-        near = np.clip((similarity - 0.5) / 0.4, 0.0, 1.0) if goal.any() else np.clip(similarity, 0.0, 1.0)
-        return RolloutScore(potential, terminal, instrumental, match, near, counted, confidence, way)
+        ways, likeness = self._candidates(goal)
+        read = self._read(z, steps, goal)
+        known = _confidence(likeness.max(initial=0.0))
+        confidence = known * np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1)
+        terminal = read.value if value is None else _terminal(value, read, confidence)
+        instrumental, way = self._instrumental(steps, ways, likeness, counted, confidence)
+        match = np.ones(len(steps))
+        if goal.any():
+            match = self.calibration.goal_match(steps @ goal)
+        total = _combine(terminal, instrumental, match, confidence, self.calibration)
+        potential = hold(total * (1.0 - read.dead_end), counted)
+        if any(one.ended):
+            # Nothing comes after this end: unless it is a good one, what was promising is lost.
+            good = np.clip((terminal[-1] - _BAD_END) / (_GOOD_END - _BAD_END), 0.0, 1.0)
+            potential[-1] *= 1.0 - confidence[-1] * (1.0 - good)
+        near = np.clip((similarity - 0.5) / 0.4, 0.0, 1.0)
+        return RolloutScore(
+            potential, terminal, instrumental, match, near, counted, float(confidence[-1]), way
+        )
 
-    def _terminal(
-        self, steps: Floats, goal: Floats, z: Floats | None, value: NDArray | None, confidence: float
-    ) -> tuple[Array, Array]:
-        """u_t and kernel support: the kernel read of h, blended into the value head by support."""
-        near = self.graph.neighbours(self.graph.keys(z, steps, np.broadcast_to(goal, steps.shape)))
-        read = self.graph.read(near)
-        if value is None:
-            return read, near.support
-        share = _MEMORY_SHARE * confidence * near.support
-        return np.exp((1.0 - share) * _log(value) + share * _log(read)), near.support
+    def _read(self, z: Floats | None, steps: Floats, goal: Floats) -> _Reading:
+        """Everything that the memory says of each step, in one search."""
+        graph, n = self.graph, len(steps)
+        goals = np.broadcast_to(goal, steps.shape)
+        queries = [graph.keys(z, steps, goals), graph.keys(None, steps, goals)]
+        if z is not None:
+            queries.append(graph.keys(z, None, None))
+        near = graph.neighbours(np.concatenate(queries))
+        parts = [
+            Neighbours(near.nodes[i : i + n], near.kernel[i : i + n]) for i in range(0, n * len(queries), n)
+        ]
+        role, here, alike = parts[0], parts[1], parts[-1]
+        return _Reading(
+            value=graph.read(role),
+            support=role.support,
+            covered=here.support,
+            dead_end=graph.read(here, self._dead) * here.support,
+            alike=graph.read(alike, self._credit),
+        )
 
-    def align(self, steps: Floats, ways: Sequence[Way], counted: NDArray[np.bool_]) -> Array:
+    def _instrumental(
+        self,
+        steps: Floats,
+        ways: Sequence[Way],
+        likeness: Array,
+        counted: NDArray[np.bool_],
+        confidence: Array,
+    ) -> tuple[Array, int]:
+        """g_t and the path that fits best: prerequisites are asked for as far as the goal is known."""
+        if not ways:
+            return np.zeros(len(steps)), -1
+        near = np.clip((likeness - 0.5) / 0.4, 0.0, 1.0)[:, None]
+        strict = self.align(steps, ways, counted) * near
+        loose = self.align(steps, ways, counted, prerequisites=False) * near
+        way = ways[int(strict[:, -1].argmax())].path
+        return confidence * strict.max(axis=0) + (1.0 - confidence) * loose.max(axis=0), way
+
+    def align(
+        self, steps: Floats, ways: Sequence[Way], counted: NDArray[np.bool_], prerequisites: bool = True
+    ) -> Array:
         """(P, T) ordered alignment of every prefix of a rollout to each way."""
         longest = max(len(way.weights) for way in ways)
         match = np.zeros((len(ways), len(steps), longest))
@@ -167,9 +229,9 @@ class Scorer:
         for p, way in enumerate(ways):
             match[p, :, : len(way.weights)] = match_strength(steps @ way.landmarks.T)
             weights[p, : len(way.weights)] = way.weights
-        return ordered_alignment(match, weights, counted)
+        return ordered_alignment(match, weights, counted, prerequisites)
 
-    def _candidates(self, goal: Floats, steps: Floats) -> tuple[list[Way], Array]:
+    def _candidates(self, goal: Floats) -> tuple[list[Way], Array]:
         """At most `_PATHS` ways to the remembered goals nearest to this one, and the similarity of each."""
         likeness = self.graph.goal_similarity(goal)
         ways: list[Way] = []
@@ -231,14 +293,22 @@ def _confidence(likeness: float) -> float:
     return 1.0 if likeness > 0.97 else float(1.0 / (1.0 + np.exp(-(likeness - 0.9) / 0.03)))
 
 
+def _terminal(value: NDArray, read: _Reading, confidence: Array) -> Array:
+    """u_t: the value head, which where the goal is new also hears what led to success in the same role
+    elsewhere, blended with the kernel read of h by support. Geometric means throughout."""
+    doubt, share = 0.5 * (1.0 - confidence), _MEMORY_SHARE * confidence * read.support
+    inferred = (1.0 - doubt) * _log(value) + doubt * _log(read.alike)
+    return np.exp((1.0 - share) * inferred + share * _log(read.value))
+
+
 def _combine(
-    terminal: Array, instrumental: Array, match: Array, confidence: float, calibration: Calibration
+    terminal: Array, instrumental: Array, match: Array, confidence: Array, calibration: Calibration
 ) -> Array:
     """U = min(1, u^(1-w) g^w tau^((1-c)/2) / s), w = .7 c + .3 (1 - c), s the utility of a full success."""
     weight = 0.7 * confidence + 0.3 * (1.0 - confidence)
     total = np.exp(
         (1.0 - weight) * _log(terminal / 0.7)
-        + weight * _log(instrumental / 0.9)
+        + weight * _log(instrumental)
         + 0.5 * (1.0 - confidence) * _log(match)
     )
     saturation = confidence * calibration.saturation + (1.0 - confidence) * 0.8
@@ -252,24 +322,25 @@ def _log(x: NDArray) -> Array:
 def calibrate(encoded: Encoded, outcomes: Array, tasks: NDArray) -> Calibration:
     """Scales of similarities from the fit episodes.
 
-    The floor of support is the 1 % quantile of a step's cosine to the steps of *other* tasks, the ceiling of
-    echoes the 99.9 % quantile of honest goal cosines.
+    The floor of support is the 1 % quantile of a step's cosine to the steps of *other* tasks (of other
+    episodes, where there is one task), the ceiling of echoes the 99.9 % quantile of honest goal cosines.
     """
     distinct, where = np.unique(encoded.steps, axis=0, return_inverse=True)
-    owner = np.asarray(tasks)[encoded.episode_of]
+    several = len(np.unique(tasks)) > 1
+    owner = np.asarray(tasks)[encoded.episode_of] if several else encoded.episode_of
+    groups = np.unique(owner)
     low = []
-    for task in np.unique(owner):
+    for task in groups[:: -(-len(groups) // _SAMPLED)]:
         own = np.unique(where[owner == task])
         others = np.unique(where[owner != task])
         if len(others):
             low.append((distinct[own] @ distinct[others].T).max(axis=1))
-    floor = float(np.quantile(np.concatenate(low), 0.01)) if low else 0.0
+    # At most .9: where all say the same, the quantile is one, and rounding would decide what counts.
+    floor = min(float(np.quantile(np.concatenate(low), 0.01)), 0.9) if low else 0.0
     cosine = np.sum(encoded.steps * encoded.goals[encoded.episode_of], axis=1)
     last = cosine[encoded.starts[1:] - 1]
     won, lost = last[outcomes > 0.5], last[outcomes <= 0.5]  # an unknown outcome (NaN) is neither
     calibration = Calibration(support_floor=floor)
-    if encoded.goals.any():
-        calibration = replace(calibration, echo_ceiling=float(np.quantile(cosine, 0.999)))
     if np.isnan(outcomes).all():
         low_end, high_end = np.quantile(last, [0.1, 0.9])
         spread = max(float(high_end - low_end), 0.05) / 4.0
