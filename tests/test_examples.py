@@ -1,0 +1,69 @@
+"""Every example runs, as a process, the way its first lines say; what the README says is so."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from valuegraph.cli import main
+from valuegraph.episodes import Episode
+from valuegraph.reward_model import RewardModel
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def run(name, *args, cwd):
+    command = [sys.executable, "-W", "ignore", EXAMPLES / name, *map(str, args)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_explains_itself(path, tmp_path):
+    lines = path.read_text("utf-8").splitlines()
+    assert any(f"python examples/{path.name}" in line for line in lines[:12])
+
+
+def test_custom_trainer(tmp_path):
+    said = run("custom_trainer.py", "--goals", 2, "--epochs", 1, cwd=tmp_path)
+    assert "held-out successes: mean total" in said
+    model = RewardModel.load(tmp_path / "runs" / "custom" / "model")
+    assert model.summary()["episodes"] == 32
+    assert model.summary()["goals"] == 2
+    (log,) = (tmp_path / "runs" / "custom" / "logs").rglob("metrics.csv")
+    assert "train_loss" in log.read_text()
+
+
+def test_the_readme_shows_a_valid_episode():
+    (record,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    assert Episode.from_dict(json.loads(record)).outcome == 1.0
+
+
+def test_the_readme_names_files_that_are_there():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith(("#", "http"))]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_names_commands_and_options_that_exist(capsys):
+    lines = [line for line in README.splitlines() if line.startswith("valuegraph ")]
+    assert len(lines) == 8
+    for line in lines:
+        command = line.split()[1]
+        with pytest.raises(SystemExit) as left:
+            main([command, "--help"])
+        assert left.value.code == 0
+        explained = capsys.readouterr().out
+        assert all(option in explained for option in re.findall(r"--[a-z-]+", line))
+
+
+def test_the_picture_is_what_its_script_draws():
+    namespace = {"__name__": "drawing"}
+    exec((ROOT / "docs" / "draw_how_it_works.py").read_text("utf-8"), namespace)
+    assert (ROOT / "docs" / "how_it_works.svg").read_text("utf-8") == namespace["picture"]()
