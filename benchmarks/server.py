@@ -107,7 +107,7 @@ async def first_answer(port: int, message: bytes) -> Any:
 
 
 def run(folder: Path, clients: int, per_request: int, seconds: float, rounds: int) -> dict[str, Any]:
-    episodes = vg.read_episodes(DATA / "textworld_heldout.jsonl.gz")[: 8 * BATCH]
+    episodes = vg.read_episodes(DATA / "textworld_heldout.jsonl.gz")[: 4 * BATCH]
     groups = [episodes[i : i + per_request] for i in range(0, len(episodes), per_request)]
     messages = [request(group) for group in groups]
     rm = vg.RewardModel.load(folder)

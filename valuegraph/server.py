@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,11 +88,22 @@ def serve(
             limit_concurrency=limits.connections,
             timeout_graceful_shutdown=_GRACE,
         )
-        if threading.current_thread() is threading.main_thread():
-            # uvicorn hands a signal it has obeyed to the handler before it, which would kill us half-way out
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: None)
-        uvicorn.Server(config).run()
+        with _obeyed_once():
+            uvicorn.Server(config).run()
+
+
+@contextmanager
+def _obeyed_once() -> Iterator[None]:
+    """Signals that uvicorn has obeyed it raises again; here they would kill us half-way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears signals
+        return
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _warm_up(rm: RewardModel) -> None:
