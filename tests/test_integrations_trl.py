@@ -461,6 +461,26 @@ def test_step_reward_trainer_pays_tokens_by_their_step(small_model, policy, toke
     )
     trainer.train()
     [batch] = seen
-    assert batch["advantages"].shape == batch["completion_ids"].shape
-    assert batch["advantages"].isfinite().all()
+    advantages, masks = batch["advantages"], batch["completion_mask"].bool()
+    assert advantages.shape == batch["completion_ids"].shape
+    texts = tokenizer.batch_decode(batch["completion_ids"], skip_special_tokens=True)
+    scores = reward.score(["take the key"] * 4, texts)
+    dense = process_advantages(scores.step_rewards, group_size=4)
+    for i, scalar in enumerate(trainer._logs["advantages"]):
+        commands = batch["completion_ids"][i] >= 3  # the others are special; and a command is a step
+        assert commands.sum() == len(split_steps(texts[i]))
+        paid = advantages[i][commands]
+        assert np.allclose(paid, scalar + dense[i], atol=1e-5)
+        assert not np.allclose(paid, scalar, atol=1e-3)
+        assert np.allclose(advantages[i][~masks[i]], scalar, atol=1e-5)
     assert math.isfinite(trainer.state.log_history[0]["grad_norm"])
+
+
+@pytest.mark.filterwarnings("ignore::valuegraph.encoders.TruncationWarning")
+@pytest.mark.parametrize("options", [[], ["--dense"]], ids=["scalar", "dense"])
+def test_the_example_runs(options):
+    from examples import trl_grpo
+
+    rewards = trl_grpo.main(["--steps", "2", "--epochs", "1", *options])
+    assert len(rewards) == 2
+    assert all(0.0 < reward < 1.0 for reward in rewards)

@@ -34,12 +34,25 @@ from valuegraph.integrations._rollouts import (
     row_episode,
     score_rows,
 )
-from valuegraph.integrations._tokens import process_advantages, token_offsets, token_steps
+from valuegraph.integrations._tokens import (
+    process_advantages,
+    step_token_rewards,
+    token_offsets,
+    token_steps,
+)
 
 if TYPE_CHECKING:
     from valuegraph.reward_model import RewardModel
 
-__all__ = ["ValueReward", "step_reward_trainer", "value_reward"]
+__all__ = [
+    "ValueReward",
+    "process_advantages",
+    "step_reward_trainer",
+    "step_token_rewards",
+    "token_offsets",
+    "token_steps",
+    "value_reward",
+]
 
 
 class ValueReward:
