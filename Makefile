@@ -57,10 +57,10 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/run.py --full
+	$(BIN)/python -m benchmarks.run --full
 
 bench-fast: $(VENV)/.bench
-	$(BIN)/python benchmarks/run.py --fast
+	$(BIN)/python -m benchmarks.run --fast
 
 dist: $(VENV)/.test
 	$(BIN)/python -m build

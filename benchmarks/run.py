@@ -1,0 +1,67 @@
+"""Every benchmark in turn: what each printed goes to benchmarks/results/NAME.txt.
+
+    python -m benchmarks.run --full | --fast
+
+The data is made by `benchmarks.environments` the first time and kept in benchmarks/data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+DATA = HERE / "data"
+RESULTS = HERE / "results"
+
+
+def commands(fast: bool) -> dict[str, list[str]]:
+    """Module and arguments of each benchmark, by name."""
+    data = ["--data", str(DATA), "--cache", str(DATA / "embeddings")]
+    environments = ["minigrid"] if fast else ["textworld", "minigrid", "scienceworld"]
+    episodes = str(DATA / environments[0] / "dev.jsonl.gz")
+    few = ["--seeds", "0", "--protocols", "memory"] if fast else []
+    return {
+        "quality": ["benchmarks.quality", *data, "--environments", *environments, *few],
+        "encoder": ["benchmarks.encoder", episodes, *(["--rollouts", "30"] if fast else [])],
+        "store": ["benchmarks.store", *(["--small"] if fast else [])],
+        "server": ["benchmarks.server", *(["--seconds", "1", "--rounds", "1"] if fast else [])],
+        "rl_minigrid": ["benchmarks.rl_minigrid", *(["--fast"] if fast else [])],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--full", action="store_true")
+    size.add_argument("--fast", action="store_true", help="a smoke version")
+    parser.add_argument("--only", nargs="+", help="names of benchmarks")
+    args = parser.parse_args()
+    from benchmarks.environments import ensure
+
+    for name in ["minigrid"] if args.fast else ["textworld", "minigrid", "scienceworld"]:
+        for split in ("train", "dev"):
+            ensure(name, split, DATA)
+    RESULTS.mkdir(exist_ok=True)
+    failed = []
+    for name, command in commands(args.fast).items():
+        if args.only and name not in args.only:
+            continue
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+        (RESULTS / f"{name}.txt").write_text(done.stdout, encoding="utf-8")
+        print(
+            f"== {name}: {time.perf_counter() - start:.0f} s, exit {done.returncode}\n{done.stdout}",
+            flush=True,
+        )
+        if done.returncode:
+            failed.append(name)
+            print(done.stderr[-2000:], file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
