@@ -3,8 +3,9 @@
     python -m benchmarks.quality --data FOLDER [--environments textworld ...] [--seeds 0 1 2] [--out FILE]
 
 FOLDER holds ENVIRONMENT/train.jsonl.gz and ENVIRONMENT/dev.jsonl.gz with a `truth` beside each
-episode (`python -m benchmarks.environments` makes them). *unseen*: fit on train, score dev. *memory*: shuffle dev with
-seed 0, fit on train and 70 % of it, score the rest. Fitting sees outcomes only.
+episode (`python -m benchmarks.environments` makes them). *unseen*: fit on train, score dev.
+*memory*: shuffle dev with seed 0, fit on train and 70 % of it, score the rest. Fitting sees
+outcomes only.
 """
 
 from __future__ import annotations
