@@ -163,16 +163,6 @@ def test_goal_similarity_is_scaled_by_successes_against_failures() -> None:
     assert unknown.goal_match(np.array([0.2]))[0] < 0.5 < unknown.goal_match(np.array([0.7]))[0]
 
 
-def test_honest_steps_are_no_echoes_and_the_goal_itself_is() -> None:
-    encoded, number = groups(3, 10)
-    calibration = calibrate(encoded, np.ones(len(number)), number)
-    cosine = np.sum(encoded.steps * encoded.goals[encoded.episode_of], axis=1)
-    assert (cosine <= calibration.echo_ceiling).mean() > 0.98
-    assert calibration.echo_ceiling < 1.0
-    nameless = replace(encoded, goals=np.zeros_like(encoded.goals))
-    assert calibrate(nameless, np.ones(len(number)), number).echo_ceiling == 1.0
-
-
 # --- scores by hand ---
 
 
@@ -189,7 +179,7 @@ def test_which_way_it_was_compared_with(scorer: Scorer) -> None:
         score = scorer.score(rollout(*states))[0]
         assert scorer.graph.texts[scorer.graph.paths[score.way].nodes[0]] == name
         assert score.instrumental[-1] == pytest.approx(1.0)
-        assert score.confidence == 1.0
+        assert score.confidence == pytest.approx(1.0, abs=1e-3)
 
 
 def test_both_parts_are_needed(scorer: Scorer) -> None:
@@ -220,11 +210,25 @@ def test_far_from_everything_support_and_score_are_near_zero(scorer: Scorer) -> 
 
 
 def test_restating_the_goal_is_no_evidence() -> None:
-    routes = [([0, 1, 15], 1.0)] * 5  # the last step of the way says the goal, word for word
-    listening = scorer_of(routes, Calibration(echo_ceiling=0.9, saturation=0.8))
-    assert utility(listening, 0, 1, 15) <= utility(listening, 0, 1)
-    deaf = scorer_of(routes, Calibration(saturation=0.8))  # control
-    assert utility(deaf, 0, 1, 15) > utility(deaf, 0, 1)
+    """15 says the goal word for word; even where ways end with it, it earns nothing."""
+    echoing = scorer_of([([0, 1, 15], 1.0)] * 5)
+    assert not echoing.evidence(rollout(0, 1, 15))[0][2]
+    assert utility(echoing, 0, 1, 15) <= utility(echoing, 0, 1)
+    plain = scorer_of([([0, 1, 2], 1.0)] * 5)  # control
+    assert utility(plain, 0, 1, 2) > utility(plain, 0, 1)
+
+
+def test_nothing_that_follows_a_bad_end_makes_it_better(scorer: Scorer) -> None:
+    """The environment ended at 4, where episodes end badly; repeats and strangers after it change nothing."""
+
+    def ended(*states: int) -> float:
+        return float(scorer.score(replace(rollout(*states), ended=(True,)))[0].potential[-1])
+
+    lost = ended(0, 1, 2, 4)
+    assert lost < 0.1
+    for idle in (12, 2, 4, 15):
+        assert ended(0, 1, 2, 4, idle) <= lost + 1e-9
+    assert ended(0, 1, 2, 3) > 0.9  # control: a good end is one
 
 
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=10), st.data())
