@@ -28,5 +28,5 @@ def align(match, weights, counted, prerequisites):
                     before += weights[p, k]
                     diagonal = here
                     done[k + 1] = best
-            out[p, t] = done[landmarks]
+            out[p, t] = min(done[landmarks], 1.0)  # weights add up to one but for rounding
     return out

@@ -221,8 +221,8 @@ class ValueGraph:
         self.stats[distinct, 2] += 1.0
         self.stats[distinct, 3] += visit.outcome
         self.stats[nodes[-1], 4] += visit.outcome
-        # A success ends where it succeeds, however the environment went on; a cut-off episode ends nowhere.
-        self.stats[nodes[-1], 5] += 1.0 if visit.terminated else visit.outcome
+        # What earns ends where it earns, however the environment went on; a cut-off failure ends nowhere.
+        self.stats[nodes[-1], 5] += float(visit.terminated or visit.outcome > 0.0)
         self.goals.tried[goal] += 1.0
         self.goals.reached[goal] += visit.outcome
         self.episodes += 1

@@ -174,8 +174,10 @@ class Scorer:
         total = _combine(terminal, instrumental, match, confidence, self.calibration)
         potential = hold(total * (1.0 - read.dead_end), counted)
         if any(one.ended):
-            # Nothing comes after this end: unless it is a good one, what was promising is lost.
-            good = np.clip((terminal[-1] - _BAD_END) / (_GOOD_END - _BAD_END), 0.0, 1.0)
+            # Nothing comes after this end: unless it is a good one, what was promising is lost. Steps that do
+            # not count cannot make it better, so they are no end of their own.
+            end = terminal[np.flatnonzero(counted)[-1:].sum() :].min()
+            good = np.clip((end - _BAD_END) / (_GOOD_END - _BAD_END), 0.0, 1.0)
             potential[-1] *= 1.0 - confidence[-1] * (1.0 - good)
         near = np.clip((similarity - 0.5) / 0.4, 0.0, 1.0)
         return RolloutScore(
