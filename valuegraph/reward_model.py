@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from os import PathLike
 
 __all__ = ["FitConfig", "RewardModel", "UpdateReport"]
+
+_LOGGER = logging.getLogger(__name__)
 
 Observation = str | tuple[float, ...]
 
@@ -130,12 +133,12 @@ class RewardModel:
         """
         episodes = list(episodes)
         check_episodes(episodes)
-        for episode in episodes:
-            if episode.episode_id in self._ids:
-                raise EpisodeError(f"episode {episode.episode_id!r} is already remembered")
         if not episodes:
             raise EpisodeError("there is no episode to update with")
         with self._updating:
+            for episode in episodes:
+                if episode.episode_id in self._ids:
+                    raise EpisodeError(f"episode {episode.episode_id!r} is already remembered")
             prepared = self._prepare(episodes)
             durable = self._folder is not None
             if durable:
@@ -143,7 +146,10 @@ class RewardModel:
                 self._sequence = self._open_writer().log.append(record)
             report = self._apply(episodes, prepared, durable)
             if self._writer is not None and self._sequence - self._writer.log.base >= _LOGGED:
-                self._write_snapshot(self._writer)
+                try:
+                    self._write_snapshot(self._writer)
+                except OSError as error:  # the update itself is in the log, durable and applied
+                    _LOGGER.warning("%s; its log goes on growing", error)
             return report
 
     def _prepare(self, episodes: Sequence[Episode]) -> Any:
@@ -181,8 +187,9 @@ class RewardModel:
         """
         queries = self._queries(observations, goal)
         with self._lock.read:
-            near = self._graph.neighbours(queries)
-            return self._graph.read(near) * near.support
+            # One search a state: in a batch the last bits of a similarity depend on its companions.
+            near = [self._graph.neighbours(query[None]) for query in queries]
+            return np.array([float((self._graph.read(n) * n.support)[0]) for n in near])
 
     def novelty(self, observations: Sequence[Observation], goal: str | None = None) -> NDArray[np.float64]:
         """(n,) in (0, 1]: 1 / sqrt(1 + visits) of the memory a state falls in, 1 where there is none."""

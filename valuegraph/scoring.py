@@ -176,8 +176,8 @@ class Scorer:
         if any(one.ended):
             # Nothing comes after this end: unless it is a good one, what was promising is lost. Steps that do
             # not count cannot make it better, so they are no end of their own.
-            end = terminal[np.flatnonzero(counted)[-1:].sum() :].min()
-            good = np.clip((end - _BAD_END) / (_GOOD_END - _BAD_END), 0.0, 1.0)
+            last = int(np.flatnonzero(counted)[-1]) if counted.any() else 0
+            good = np.clip((terminal[last:].min() - _BAD_END) / (_GOOD_END - _BAD_END), 0.0, 1.0)
             potential[-1] *= 1.0 - confidence[-1] * (1.0 - good)
         near = np.clip((similarity - 0.5) / 0.4, 0.0, 1.0)
         return RolloutScore(
