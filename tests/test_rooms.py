@@ -23,7 +23,7 @@ FLOORS = (
     "learner scoring fitting explain",
     "persistence hub",
     "reward_model",
-    "integrations._rollouts integrations._tokens integrations. "
+    "integrations._rollouts integrations._tokens integrations._growing integrations. "
     "payloads batching admission http_schemas http_app server demo cli",
 )
 ROOMS = [room for floor in FLOORS for room in floor.split()]
