@@ -49,6 +49,17 @@ def scorer_of(routes: list[tuple[list[int], float]], calibration: Calibration | 
     return Scorer(graph, None, calibration or Calibration(support_floor=0.3, saturation=0.8))
 
 
+def test_a_sure_dead_end_cannot_be_washed_off() -> None:
+    """State 4 always ended badly; going on from there as if nothing had happened earns nothing."""
+    routes = [([0, 1, 2, 3], 1.0)] * 5 + [([0, 1, 2, 4], 0.0)] * 5 + [([5, 6, 7], 1.0)] * 3
+    lost = scorer_of(routes)
+    assert utility(lost, 0, 1, 2) > 0.1
+    assert utility(lost, 0, 1, 2, 4) < 0.02
+    assert utility(lost, 0, 1, 2, 4, 6) < 0.02
+    assert utility(lost, 0, 1, 2, 4, 3) < 0.02
+    assert utility(lost, 0, 1, 2, 6, 3) > 0.5  # control: the same detour through no dead end
+
+
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
     """0 1 2 3 succeeds, 0 4 fails; 5 6 7 succeeds too."""

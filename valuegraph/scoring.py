@@ -24,6 +24,7 @@ _MEMORY_SHARE = 0.75
 _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
 _SAMPLED = 256  # tasks or episodes that decide the floor of support
+_COMPARED = 4096  # and distinct steps of each of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,9 @@ class Scorer:
         if goal.any():
             match = self.calibration.goal_match(steps @ goal)
         total = _combine(terminal, instrumental, match, confidence, self.calibration)
-        potential = hold(total * (1.0 - read.dead_end), counted)
+        # A sure dead end stays one, whatever is done or said afterwards; a likely one may have been left.
+        lost = np.maximum.accumulate(np.clip(2.0 * read.dead_end - 1.0, 0.0, 1.0))
+        potential = hold(total * (1.0 - np.maximum(read.dead_end, lost)), counted)
         if any(one.ended):
             # Nothing comes after this end: unless it is a good one, what was promising is lost. Steps that do
             # not count cannot make it better, so they are no end of their own.
@@ -325,7 +328,7 @@ def calibrate(encoded: Encoded, outcomes: Array, tasks: NDArray) -> Calibration:
     """Scales of similarities from the fit episodes.
 
     The floor of support is the 1 % quantile of a step's cosine to the steps of *other* tasks (of other
-    episodes, where there is one task), the ceiling of echoes the 99.9 % quantile of honest goal cosines.
+    episodes, where there is one task).
     """
     distinct, where = np.unique(encoded.steps, axis=0, return_inverse=True)
     several = len(np.unique(tasks)) > 1
@@ -334,6 +337,7 @@ def calibrate(encoded: Encoded, outcomes: Array, tasks: NDArray) -> Calibration:
     low = []
     for task in groups[:: -(-len(groups) // _SAMPLED)]:
         own = np.unique(where[owner == task])
+        own = own[:: -(-len(own) // _COMPARED)]
         others = np.unique(where[owner != task])
         if len(others):
             low.append((distinct[own] @ distinct[others].T).max(axis=1))
