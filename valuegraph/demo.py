@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
@@ -260,14 +261,15 @@ def _table(title: str, comparison: Comparison) -> Table:
 
 
 def _examples(comparison: Comparison) -> tuple[Episode, Episode]:
-    """An honest success and a hacked rollout for its goal, both of a length that is quickly read."""
+    """An honest success and a hacked rollout for its goal: quickly read, the goal not shared by many games."""
+    sharing = Counter(good.goal for good in comparison.successes)
     pairs = [
         (good, bad)
         for good in comparison.successes
         for bad in comparison.hacks[CLAIM]
         if good.goal == bad.goal
     ]
-    return min(pairs, key=lambda pair: sum(abs(len(rollout.steps) - 6) for rollout in pair))
+    return min(pairs, key=lambda pair: sum(abs(len(e.steps) - 6) + sharing[e.goal] for e in pair))
 
 
 def draw(comparison: Comparison, good: Episode, path: Path) -> None:
@@ -278,9 +280,9 @@ def draw(comparison: Comparison, good: Episode, path: Path) -> None:
     for kind, group in comparison.hacks.items():
         same = [hack for hack in group if hack.goal == good.goal]
         if same:
-            shown[kind] = same[0]
+            shown[kind] = min(same, key=lambda hack: abs(len(hack.steps) - len(good.steps)))
     figure = Figure(figsize=(11.0, 5.0), layout="constrained")
-    panels = figure.subplots(2, 4, sharex=True, sharey=True).flat
+    panels = list(figure.subplots(2, 4, sharex=True, sharey=True).flat)
     for panel, (kind, rollout) in zip(panels, shown.items(), strict=False):
         potential = comparison.potentials[rollout.episode_id]
         rewards = np.diff(potential, prepend=0.0)
@@ -289,7 +291,7 @@ def draw(comparison: Comparison, good: Episode, path: Path) -> None:
         panel.step([0, *steps], [0.0, *potential], where="mid", color="black", linewidth=1.2)
         panel.set_title(f"{kind}: {potential[-1]:.2f}", fontsize="small", loc="left")
         panel.spines[["top", "right"]].set_visible(False)
-    for panel in list(panels)[len(shown) :]:
+    for panel in panels[len(shown) :]:
         panel.set_axis_off()
     figure.suptitle(
         "What each step earns (bars) and what the rollout has earned so far (line)", fontsize="medium"
