@@ -261,7 +261,7 @@ def _table(title: str, comparison: Comparison) -> Table:
 
 
 def _examples(comparison: Comparison) -> tuple[Episode, Episode]:
-    """An honest success and a hacked rollout for its goal: quickly read, the goal not shared by many games."""
+    """An honest success and a hacked rollout for its goal: quickly read, of a goal that few games share."""
     sharing = Counter(good.goal for good in comparison.successes)
     pairs = [
         (good, bad)
