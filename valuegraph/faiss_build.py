@@ -75,6 +75,8 @@ def product_search(
     rows: Callable[[int, int], NDArray[np.float32]], total: int, queries: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """(n, k) largest inner products with `total` rows and their numbers, -1 where there are fewer than k."""
+    if k <= total <= _BLOCK:
+        return _partial_sort(queries @ rows(0, total).T, k)
     faiss = load_faiss()
     similarity, numbers = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     best = faiss.float_minheap_array_t()
@@ -86,6 +88,14 @@ def product_search(
         best.addn(scores.shape[1], faiss.swig_ptr(scores), start)
     best.reorder()
     return similarity, numbers
+
+
+def _partial_sort(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k largest of each row, descending; no threads, whose waking costs more than so few rows do."""
+    top = np.argpartition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k :]
+    found = np.take_along_axis(scores, top, axis=1)
+    order = np.lexsort((top, -found), axis=1)
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(top, order, axis=1)
 
 
 def _tune(host: Any, queries: NDArray[np.float32], k: int = 16) -> None:

@@ -27,6 +27,7 @@ from valuegraph.evidence import step_text
 from valuegraph.graph import Memory, ValueGraph, Visit
 from valuegraph.networks import InstrumentalNet, read_steps
 from valuegraph.scoring import Calibration, Scorer, calibrate, saturation
+from valuegraph.threads import one_thread
 
 __all__ = ["Fitted", "fit_memory", "outcomes_of", "step_words", "training_sets", "visits_of"]
 
@@ -61,7 +62,26 @@ def fit_memory(
         _training_set(encoded, inputs, counted, outcomes, tasks, part, config) for part in (train, held_out)
     ]
     net = train_net(encoder.dim, sets[0], sets[1], config, progress) if net is None else net.cpu().eval()
-    graph = ValueGraph(encoder.dim, config.z_dim, config)
+    with one_thread():
+        return _remember(
+            episodes, encoded, inputs, counted, outcomes, net, calibration, (train, held_out), config
+        )
+
+
+def _remember(
+    episodes: Sequence[Episode],
+    encoded: Encoded,
+    inputs: NDArray[np.float32],
+    counted: NDArray[np.bool_],
+    outcomes: NDArray[np.float64],
+    net: InstrumentalNet,
+    calibration: Calibration,
+    parts: tuple[NDArray[np.int64], NDArray[np.int64]],
+    config: FitConfig,
+) -> Fitted:
+    """Write the training part, calibrate on the held-out part, then write that as well."""
+    train, held_out = parts
+    graph = ValueGraph(encoded.steps.shape[1], config.z_dim, config)
     visits = _visits(episodes, encoded, inputs, counted, outcomes, net, graph)
     graph.write([visits[i] for i in train])
     if len(held_out):

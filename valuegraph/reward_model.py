@@ -24,6 +24,7 @@ from valuegraph.locks import ReadWriteLock
 from valuegraph.networks import InstrumentalNet, net_from_arrays, net_to_arrays
 from valuegraph.persistence import FolderWriter, ModelFolderError, read_folder
 from valuegraph.scoring import Calibration, Scorer, Scores, collect
+from valuegraph.threads import one_thread
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -158,7 +159,7 @@ class RewardModel:
 
     def _apply(self, episodes: Sequence[Episode], visits: Any, durable: bool) -> UpdateReport:
         graph = self._graph
-        with self._lock.write:
+        with self._lock.write, one_thread():
             nodes, edges = len(graph), len(graph.edges)
             graph.write(visits)
             self._scorer.refresh()

@@ -13,6 +13,7 @@ from valuegraph.alignment import match_strength, ordered_alignment
 from valuegraph.context import Encoded, learner_inputs, repeated_steps
 from valuegraph.graph import Floats, Neighbours, ValueGraph
 from valuegraph.networks import InstrumentalNet, read_steps
+from valuegraph.threads import one_thread
 
 __all__ = ["Calibration", "RolloutScore", "Scorer", "Scores", "Way"]
 
@@ -23,6 +24,7 @@ _PATHS = 64
 _MEMORY_SHARE = 0.75
 _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
+_SMALL = 50_000  # nodes up to which searching is work in small pieces
 _SAMPLED = 256  # tasks or episodes that decide the floor of support
 _COMPARED = 4096  # and distinct steps of each of them
 
@@ -143,7 +145,8 @@ class Scorer:
 
     def score(self, encoded: Encoded) -> list[RolloutScore]:
         """Score each rollout by itself, so that it does not matter which others are in the batch."""
-        return [self.score_one(encoded, b) for b in range(len(encoded.goals))]
+        with one_thread(len(self.graph) <= _SMALL):
+            return [self.score_one(encoded, b) for b in range(len(encoded.goals))]
 
     def score_one(self, encoded: Encoded, b: int) -> RolloutScore:
         """Score rollout b."""
