@@ -404,3 +404,12 @@ def test_state_survives_and_grows_on_as_if_nothing_had_happened(
     for name in left:
         assert np.array_equal(left[name], right[name]), name
     assert again.index.to_bytes() == graph.index.to_bytes()
+
+
+def test_merge_at_one_keeps_apart_all_that_differ_but_for_rounding() -> None:
+    near = np.stack([STATES[0], STATES[0] + 0.05 * STATES[1], STATES[0]])
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    for merge, nodes in ((1.0, 2), (0.999, 1)):  # the second is the control
+        graph = graph_of(merge=merge)
+        graph.write([visit(graph, near, 1.0)])
+        assert len(graph) == nodes

@@ -42,7 +42,7 @@ class FitConfig:
     unseen: float = 0.1
     """Pseudo-count kappa0 of transitions not seen yet, which lead nowhere."""
     merge: float = 0.999
-    """Similarity of keys from which two steps are one memory, in [0, 1]."""
+    """Similarity of keys from which two steps are one memory, in [0, 1]; 1 keeps apart all that differ."""
     paths_per_goal: int = 256
     """Successful ways remembered for one goal."""
     z_dim: int = 128

@@ -29,6 +29,7 @@ _TEMPERATURE = (0.1, 0.02, 0.005)
 _NEIGHBOURS = 32
 _NEARLY = 0.99
 _WORTH = 0.1
+_EQUAL = 1.0 - 1e-5  # keys that are one but for rounding
 _COLUMNS = ("visits", "credit", "episodes", "successes", "won", "ended")
 
 
@@ -114,6 +115,7 @@ class ValueGraph:
         self.config = config or FitConfig()
         rates = np.array([1.0 / t for t in _TEMPERATURE]) * [z_dim > 0, True, True]
         self._rate = float(rates.sum())
+        self._same = min(self.config.merge, _EQUAL)
         self._share = rates / self._rate
         self.index = index or make_index(self.width, device=self.config.device)
         self.edges = EdgeTable()
@@ -239,13 +241,13 @@ class ValueGraph:
             predicted[known] = self.values[nearest[known]]
         else:
             similarity, nearest = np.full(len(keys), -np.inf), np.full(len(keys), -1)
-        worth = np.abs(visit.credit - predicted) > _WORTH
-        stored = (similarity < self.config.merge) & ((similarity < _NEARLY) | worth)
+        worth = (np.abs(visit.credit - predicted) > _WORTH) | (self.config.merge == 1.0)
+        stored = (similarity < self._same) & ((similarity < _NEARLY) | worth)
         nodes[~stored] = nearest[~stored]
         fresh: list[int] = []
         for t in np.flatnonzero(stored):
             likeness = keys[fresh] @ keys[t] if fresh else np.zeros(0)
-            if len(likeness) and likeness.max() >= self.config.merge:
+            if len(likeness) and likeness.max() >= self._same:
                 nodes[t] = nodes[fresh[int(likeness.argmax())]]
                 continue
             nodes[t] = len(self) + len(fresh)
@@ -318,7 +320,7 @@ class ValueGraph:
         near = self.neighbours(queries)
         if not len(self):
             return np.zeros(len(queries))
-        same = near.kernel >= np.exp((self.config.merge - 1.0) * self._rate)
+        same = near.kernel >= np.exp((self._same - 1.0) * self._rate)
         return np.where(same, self.column("visits")[near.nodes], 0.0).sum(axis=1)
 
     def state(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
