@@ -40,6 +40,10 @@ def test_custom_trainer(tmp_path):
     assert "train_loss" in log.read_text()
 
 
+def test_online_from_scratch(tmp_path):
+    assert "(reaches the goal)" in run("online_from_scratch.py", cwd=tmp_path)
+
+
 def test_the_readme_shows_a_valid_episode():
     (record,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
     assert Episode.from_dict(json.loads(record)).outcome == 1.0
