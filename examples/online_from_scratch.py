@@ -6,8 +6,8 @@
 
 The house is made of words: a key, a locked door, rooms that lead astray, and a reward of 1 at the very end.
 One and the same Q-learning agent plays it twice, with the reward of the house alone and with the reward
-shaped by the graph: gamma * Psi(s') - Psi(s), Psi being the value of the state in a memory that is empty at first
-and gets every finished episode. Shaping changes how soon the way is found, not which way is best.
+shaped by the graph: gamma * Psi(s') - Psi(s), Psi being the value of the state in a memory that is empty
+at first and gets every finished episode. Shaping changes how soon the way is found, not which way is best.
 
 --novelty: weight of what is new, which finds the first success sooner.
 --episodes: at most so many; an agent stops when 16 of its last 20 episodes succeeded.
