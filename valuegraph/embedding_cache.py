@@ -26,7 +26,7 @@ class EmbeddingCache:
     """Text -> row. One float32 matrix that doubles as it fills, and optionally an SQLite file beside it.
 
     The file belongs to one set of weights and one way of running them; whoever names it sees to that.
-    Processes of one machine may share it (write-ahead journal; not on a network drive). Not thread-safe: its
+    Processes of one machine may share it (not on a network drive). Not thread-safe: its
     owner holds the lock. Every access opens and closes the file, so a forked child inherits no connection.
     """
 
@@ -36,7 +36,7 @@ class EmbeddingCache:
         self._matrix = np.empty((0, 0), np.float32)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._database() as db:
+            with self._database(write=True) as db:
                 db.execute("CREATE TABLE IF NOT EXISTS rows (text BLOB PRIMARY KEY, row BLOB) WITHOUT ROWID")
 
     def __len__(self) -> int:
@@ -85,18 +85,24 @@ class EmbeddingCache:
 
     def _store(self, texts: Sequence[str], rows: np.ndarray) -> None:
         blobs = (row.astype("<f4").tobytes() for row in rows)
-        with self._database() as db, db:
+        with self._database(write=True) as db:
             # Another process may have embedded the same text meanwhile: the same row, so the first one stays.
             db.executemany(
                 "INSERT OR IGNORE INTO rows VALUES (?, ?)", zip(map(_key, texts), blobs, strict=True)
             )
 
     @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
+    def _database(self, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """The open file; with `write`, one transaction that waits its turn before it reads anything.
+
+        SQLite's own rollback journal: switching a file to another kind fails at once when somebody else has
+        it open, however long the timeout.
+        """
         try:
-            with closing(sqlite3.connect(self.path or "", timeout=60.0)) as db:
-                db.execute("PRAGMA journal_mode=WAL")
+            with closing(sqlite3.connect(self.path or "", timeout=60.0, isolation_level=None)) as db, db:
                 db.execute("PRAGMA synchronous=NORMAL")
+                if write:
+                    db.execute("BEGIN IMMEDIATE")
                 yield db
         except sqlite3.DatabaseError as error:
             raise OSError(
