@@ -129,6 +129,48 @@ def test_max_product_values_are_the_best_way(route: list[tuple[list[int], float]
     np.testing.assert_allclose(graph.values, best_way(graph), atol=1e-9)
 
 
+histories = st.lists(routes, min_size=2, max_size=6)
+
+
+def grown(history: list[list[tuple[list[int], float]]], many: int, **config: object) -> ValueGraph:
+    """A graph written in several pieces; with many=0 values are always repaired, never swept."""
+    graph = graph_of(**config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("valuegraph.graph._MANY", many)
+        for piece in history:
+            graph.write([visit(graph, states, outcome) for states, outcome in piece])
+    return graph
+
+
+@given(histories, st.sampled_from((0.5, 0.9, 0.97)), st.sampled_from((0.0, 0.1)), st.sampled_from((0.0, 0.3)))
+@settings(deadline=None, max_examples=60)
+def test_repaired_values_are_those_computed_from_nothing(
+    history: list[list[tuple[list[int], float]]], gamma: float, unseen: float, forgetting: float
+) -> None:
+    repaired = grown(history, 0, gamma=gamma, unseen=unseen, forgetting=forgetting, trace=0.5)
+    np.testing.assert_allclose(repaired.values, linear_solve(repaired), atol=2e-6 / (1.0 - gamma) + 1e-5)
+    assert ((repaired.values >= 0.0) & (repaired.values <= 1.0)).all()
+    kept = repaired.values.copy()
+    repaired.propagate()
+    np.testing.assert_allclose(kept, repaired.values, atol=2e-6 / (1.0 - gamma))
+
+
+@given(histories, st.sampled_from((0.5, 0.9)))
+@settings(deadline=None, max_examples=60)
+def test_repaired_best_ways_are_those_computed_from_nothing(
+    history: list[list[tuple[list[int], float]]], gamma: float
+) -> None:
+    repaired = grown(history, 0, gamma=gamma, propagation="max_product")
+    np.testing.assert_allclose(repaired.values, best_way(repaired), atol=1e-9)
+
+
+def test_control_without_a_repair_values_grow_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = written([([0, 1, 2], 1.0)])
+    monkeypatch.setattr(ValueGraph, "_repair", lambda *args: None)
+    graph.write([visit(graph, [0, 1, 3], 0.0)] * 3)
+    assert abs(graph.values[0] - linear_solve(graph)[0]) > 0.1
+
+
 @given(routes)
 @settings(deadline=None, max_examples=50)
 def test_without_trace_surprise_and_forgetting_edges_count_transitions(

@@ -18,7 +18,7 @@ FLOORS = (
     "durable tensor_file wal_format wal manifest",
     "trajectories conversations chat_templates importers testing "
     "model_weights text_models embedding_cache array_encoder encoders "
-    "locks vectors faiss_build faiss_gpu index adjacency edges propagation",
+    "locks growing vectors faiss_build faiss_gpu index adjacency edges propagation",
     "context graph networks",
     "learner scoring fitting explain",
     "persistence hub",

@@ -7,7 +7,8 @@ successful episodes are kept as paths of nodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -16,8 +17,15 @@ from numpy.typing import NDArray
 
 from valuegraph.config import FitConfig
 from valuegraph.edges import EdgeTable, hebbian_events
+from valuegraph.growing import GrowingArray
 from valuegraph.index import VectorIndex, index_from_bytes, make_index
-from valuegraph.propagation import first_hit, max_product, transition_probabilities
+from valuegraph.propagation import (
+    first_hit,
+    max_product,
+    raise_values,
+    sweep_values,
+    transition_probabilities,
+)
 
 __all__ = ["Memory", "Neighbours", "Path", "ValueGraph", "Visit"]
 
@@ -30,6 +38,9 @@ _NEIGHBOURS = 32
 _NEARLY = 0.99
 _WORTH = 0.1
 _EQUAL = 1.0 - 1e-5  # keys that are one but for rounding
+_TOGETHER = 1024  # steps that are looked up in one search when they are written
+_TOLERANCE = 1e-6  # residual of the values: none is further than it / (1 - gamma) from the exact one
+_MANY = 4  # a change of more than one node in so many calls for a sweep over all of them
 _COLUMNS = ("visits", "credit", "episodes", "successes", "won", "ended")
 
 
@@ -121,15 +132,28 @@ class ValueGraph:
         self.edges = EdgeTable()
         self.texts: list[str] = []
         self.goals = _Goals()
-        self.goal_of = np.zeros(0, np.int64)
         self.paths: list[Path] = []
-        self.values = np.zeros(0)
-        self.stats = np.zeros((0, len(_COLUMNS)))
         self.episodes = 0
+        self._goal_of = GrowingArray(np.zeros(0, np.int64))
+        self._values = GrowingArray(np.zeros(0))
+        self._residual = GrowingArray(np.zeros(0))
+        self._own = GrowingArray(np.zeros(0))
+        self._columns = {name: GrowingArray(np.zeros(0)) for name in _COLUMNS}
         self._ways: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._ways_to: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """(n,) value h of each node, in [0, 1]."""
+        return self._values.rows
+
+    @property
+    def goal_of(self) -> NDArray[np.int64]:
+        """(n,) row of the goal that each node was made for."""
+        return self._goal_of.rows
 
     @property
     def width(self) -> int:
@@ -138,7 +162,7 @@ class ValueGraph:
 
     def column(self, name: str) -> NDArray[np.float64]:
         """(n,) a statistic of the nodes: visits, credit (sum of y), episodes, successes, won, ended."""
-        return self.stats[:, _COLUMNS.index(name)]
+        return self._columns[name].rows
 
     def keys(self, z: Floats | None, steps: Floats | None, goals: Floats | None) -> Floats:
         """(n, K) keys or queries; a part that is None is left empty and does not weigh in a query."""
@@ -204,89 +228,140 @@ class ValueGraph:
 
     def write(self, visits: Sequence[Visit]) -> None:
         """Store episodes, link their steps by Hebb's rule, and send credit backwards through the graph."""
-        for visit in visits:
-            self._write(visit)
-        self.propagate()
+        start, touched = len(self), []
+        for group in _groups(visits):
+            touched += self._write(group)
+        self._repair(np.unique(np.concatenate(touched)), start)
 
-    def _write(self, visit: Visit) -> None:
-        keys = np.stack([memory.key for memory in visit.memories])
-        goal = self.goals.row(visit.goal_text, visit.goal)
-        nodes, predicted = self._place(keys, visit, goal)
-        surprise = np.abs(visit.credit - predicted)
-        config = self.config
+    def _write(self, visits: Sequence[Visit]) -> list[NDArray[np.int64]]:
+        """Store some episodes; returns the nodes that each of them visited."""
+        placed = _Placed(
+            self, np.concatenate([[memory.key for memory in visit.memories] for visit in visits])
+        )
+        routes = []
+        for visit in visits:
+            goal = self.goals.row(visit.goal_text, visit.goal)
+            nodes, predicted = self._place(placed, visit, goal)
+            self._count(visit, goal, nodes, np.abs(visit.credit - predicted))
+            routes.append(nodes)
+        placed.store()
+        return routes
+
+    def _count(
+        self, visit: Visit, goal: int, nodes: NDArray[np.int64], surprise: NDArray[np.float64]
+    ) -> None:
+        config, last = self.config, nodes[-1]
+        visits, credit, episodes, successes, won, ended = (self.column(name) for name in _COLUMNS)
         if len(nodes) > 1:
             events = hebbian_events(nodes, config.trace, config.surprise, surprise)
             self.edges.upsert(events.tails, events.heads, events.amounts, config.forgetting)
         distinct = np.unique(nodes)
-        for column, amount in ((0, None), (1, visit.credit)):
-            self.stats[:, column] += np.bincount(nodes, weights=amount, minlength=len(self))
-        self.stats[distinct, 2] += 1.0
-        self.stats[distinct, 3] += visit.outcome
-        self.stats[nodes[-1], 4] += visit.outcome
+        np.add.at(visits, nodes, 1.0)
+        np.add.at(credit, nodes, visit.credit)
+        episodes[distinct] += 1.0
+        successes[distinct] += visit.outcome
+        won[last] += visit.outcome
         # What earns ends where it earns, however the environment went on; a cut-off failure ends nowhere.
-        self.stats[nodes[-1], 5] += float(visit.terminated or visit.outcome > 0.0)
+        ended[last] += float(visit.terminated or visit.outcome > 0.0)
         self.goals.tried[goal] += 1.0
         self.goals.reached[goal] += visit.outcome
         self.episodes += 1
         if visit.outcome > 0.5:
-            self._remember(goal, tuple(int(node) for node in nodes), visit.outcome)
+            self._remember(goal, tuple(nodes.tolist()), visit.outcome)
 
-    def _place(self, keys: Floats, visit: Visit, goal: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _place(
+        self, placed: _Placed, visit: Visit, goal: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The node of each step. Stored is what is novel, or near a memory but worth something else."""
+        keys, similarity, nearest = placed.next(len(visit.memories))
         nodes, predicted = np.empty(len(keys), np.int64), np.zeros(len(keys))
-        if len(self):
-            found = self.index.search(keys, 1)
-            similarity, nearest = found.similarity[:, 0], found.ids[:, 0]
-            known = nearest >= 0
-            predicted[known] = self.values[nearest[known]]
-        else:
-            similarity, nearest = np.full(len(keys), -np.inf), np.full(len(keys), -1)
+        known = nearest >= 0
+        predicted[known] = self.values[nearest[known]]
         worth = (np.abs(visit.credit - predicted) > _WORTH) | (self.config.merge == 1.0)
         stored = (similarity < self._same) & ((similarity < _NEARLY) | worth)
         nodes[~stored] = nearest[~stored]
         fresh: list[int] = []
-        for t in np.flatnonzero(stored):
+        for t in np.flatnonzero(stored).tolist():
             likeness = keys[fresh] @ keys[t] if fresh else np.zeros(0)
             if len(likeness) and likeness.max() >= self._same:
                 nodes[t] = nodes[fresh[int(likeness.argmax())]]
                 continue
             nodes[t] = len(self) + len(fresh)
-            fresh.append(int(t))
+            fresh.append(t)
         if fresh:
-            self._grow(keys[fresh], [visit.memories[t].text for t in fresh], goal, predicted[fresh])
+            placed.add(keys[fresh])
+            self.edges.grow(len(self) + len(fresh))
+            self.texts.extend(visit.memories[t].text for t in fresh)
+            self._goal_of.extend(np.full(len(fresh), goal))
+            self._values.extend(predicted[fresh])
+            for column in (self._residual, self._own, *self._columns.values()):
+                column.extend(np.zeros(len(fresh)))
         return nodes, predicted
-
-    def _grow(self, keys: Floats, texts: list[str], goal: int, values: NDArray[np.float64]) -> None:
-        start, stop = len(self), len(self) + len(keys)
-        self.index.add(keys, np.arange(start, stop))
-        self.edges.grow(stop)
-        self.texts.extend(texts)
-        self.goal_of = np.concatenate([self.goal_of, np.full(len(keys), goal)])
-        self.values = np.concatenate([self.values, values])
-        self.stats = np.concatenate([self.stats, np.zeros((len(keys), len(_COLUMNS)))])
 
     def _remember(self, goal: int, nodes: tuple[int, ...], outcome: float) -> None:
         way = (goal, nodes)
         if way in self._ways:
             old = self.paths[self._ways[way]]
             self.paths[self._ways[way]] = Path(goal, nodes, max(old.outcome, outcome), old.count + 1)
-        elif sum(path.goal == goal for path in self.paths) < self.config.paths_per_goal:
+        elif self._ways_to[goal] < self.config.paths_per_goal:
             self._ways[way] = len(self.paths)
+            self._ways_to[goal] += 1
             self.paths.append(Path(goal, nodes, outcome))
 
     def propagate(self) -> None:
-        """Values of all nodes: h = r + gamma P h, the discounted chance of a good end, or the best way."""
-        config, ended = self.config, self.column("ended")
-        graph = self.edges.snapshot()
+        """Values of all nodes, from nothing: h = r + gamma P h, the discounted chance of a good end, or the
+        best way."""
+        config, graph = self.config, self.edges.snapshot()
+        self._weigh(np.arange(len(self)))
         if config.propagation == "max_product":
-            share = np.divide(self.column("won"), ended, out=np.zeros(len(self)), where=ended > 0)
-            self.values = max_product(
-                replace(graph, weights=np.ones_like(graph.weights)), share, config.gamma
-            ).values
+            unit = replace(graph, weights=np.ones_like(graph.weights))
+            self.values[:] = max_product(unit, self._own.rows, config.gamma).values
             return
-        moves = transition_probabilities(graph, config.unseen, ended)
-        mass = graph.row_sums() + ended + config.unseen
-        self.values = first_hit(moves, self.column("won") / np.maximum(mass, 1e-12), config.gamma).values
+        moves = transition_probabilities(graph, config.unseen, self.column("ended"))
+        self.values[:] = first_hit(moves, self._own.rows, config.gamma, tol=_TOLERANCE).values
+        self._residual.rows[:] = 0.0
+
+    def _weigh(self, nodes: NDArray[np.int64]) -> None:
+        """What nodes are worth by themselves: the share of all that happened here that was a good end, or
+        the share of the ends."""
+        won, mass = self.column("won")[nodes], self.column("ended")[nodes]
+        if self.config.propagation == "first_hit":
+            mass = self.edges.links().out_weight[nodes] + mass + self.config.unseen
+        self._own.rows[nodes] = np.divide(won, mass, out=np.zeros(len(won)), where=mass > 0.0)
+
+    def _repair(self, touched: NDArray[np.int64], start: int) -> None:
+        """`propagate` after a change of the touched nodes; those from `start` on are new.
+
+        Credit runs backwards from what changed, largest change first, and stops where it changes nothing
+        (Moore & Atkeson 1993, "Prioritized sweeping"). Both leave residuals of at most 1e-6, so that the
+        values of one and the other differ by at most 2e-6 / (1 - gamma).
+        """
+        config = self.config
+        self.values[start:] = 0.0
+        endless = config.gamma == 1.0 and config.unseen == 0.0  # only a sweep from zero finds the smallest
+        if endless or _MANY * len(touched) > len(self):
+            self.propagate()
+            return
+        self._weigh(touched)
+        links, own = self.edges.links(), self._own.rows
+        if config.propagation == "max_product":
+            done = raise_values(self.values, links, touched, own, config.gamma, unit=True) is not None
+        else:
+            updates = sweep_values(
+                self.values,
+                self._residual.rows,
+                links,
+                touched,
+                own,
+                config.gamma,
+                kappa0=config.unseen,
+                out_extra=self.column("ended"),
+                tol=_TOLERANCE,
+                max_updates=len(self),
+            )
+            done = updates < len(self)
+        if not done:
+            self.propagate()
 
     def landmark_weights(self, path: Path) -> NDArray[np.float64]:
         """(L,) what each step of a path is worth, summing to one: lift of success given the landmark.
@@ -327,9 +402,10 @@ class ValueGraph:
         """Arrays and documents that `from_state` takes, beside the index."""
         edges, paths = self.edges.edges(), self.paths
         arrays: dict[str, NDArray] = {
-            "stats": self.stats,
-            "values": self.values,
-            "goal_of": self.goal_of,
+            "stats": np.stack([self.column(name) for name in _COLUMNS], axis=1),
+            "values": self.values.copy(),
+            "residual": self._residual.rows.copy(),
+            "goal_of": self.goal_of.copy(),
             "edge_tails": edges.tails,
             "edge_heads": edges.heads,
             "edge_weights": edges.amounts,
@@ -345,7 +421,7 @@ class ValueGraph:
             "path_counts": np.array([path.count for path in paths], np.int64),
             "episodes": np.array([self.episodes]),
         }
-        return arrays, {"texts": self.texts, "goals": self.goals.texts}
+        return arrays, {"texts": list(self.texts), "goals": list(self.goals.texts)}
 
     @classmethod
     def from_state(
@@ -361,8 +437,11 @@ class ValueGraph:
         """The inverse of `state`."""
         graph = cls(dim, z_dim, config, index_from_bytes(index, device=device))
         graph.texts = list(documents["texts"])
-        graph.stats, graph.values = arrays["stats"].copy(), arrays["values"].copy()
-        graph.goal_of = arrays["goal_of"].copy()
+        for name, column in zip(_COLUMNS, arrays["stats"].T, strict=True):
+            graph._columns[name] = GrowingArray(np.ascontiguousarray(column))
+        graph._values, graph._goal_of = GrowingArray(arrays["values"]), GrowingArray(arrays["goal_of"])
+        graph._residual = GrowingArray(arrays.get("residual", np.zeros(len(graph.texts))))
+        graph._own = GrowingArray(np.zeros(len(graph.texts)))
         graph.edges = EdgeTable.from_edges(
             arrays["edge_tails"], arrays["edge_heads"], arrays["edge_weights"], len(graph.texts)
         )
@@ -377,8 +456,60 @@ class ValueGraph:
             nodes = tuple(arrays["path_nodes"][end - length : end].tolist())
             goal = int(arrays["path_goals"][i])
             graph._ways[goal, nodes] = i
+            graph._ways_to[goal] += 1
             graph.paths.append(
                 Path(goal, nodes, float(arrays["path_outcomes"][i]), int(arrays["path_counts"][i]))
             )
         graph.episodes = int(arrays["episodes"][0])
+        graph._weigh(np.arange(len(graph)))
         return graph
+
+
+class _Placed:
+    """Keys about to be stored, each with the most similar memory: looked up together, then compared with
+    those stored since. What is new goes into the index in one piece."""
+
+    def __init__(self, graph: ValueGraph, keys: Floats) -> None:
+        self._graph, self._keys, self._at = graph, keys, 0
+        self._start, self._fresh = len(graph), GrowingArray(np.empty((0, keys.shape[1]), np.float32))
+        self._similarity = np.full(len(keys), -np.inf, np.float32)
+        self._nearest = np.full(len(keys), -1, np.int64)
+        if len(graph):
+            found = graph.index.search(keys, 1)
+            self._similarity, self._nearest = found.similarity[:, 0], found.ids[:, 0]
+
+    def next(self, steps: int) -> tuple[Floats, NDArray[np.float32], NDArray[np.int64]]:
+        """The next keys, (steps,) similarity to the nearest node, and (steps,) that node, -1 if none."""
+        rows = slice(self._at, self._at + steps)
+        self._at += steps
+        keys, similarity, nearest = self._keys[rows], self._similarity[rows], self._nearest[rows]
+        if len(self._fresh):
+            likeness = keys @ self._fresh.rows.T
+            best = likeness.argmax(axis=1)
+            later = np.take_along_axis(likeness, best[:, None], axis=1)[:, 0]
+            nearest = np.where(later > similarity, self._start + best, nearest)
+            similarity = np.maximum(similarity, later)
+        return keys, similarity, nearest
+
+    def add(self, keys: Floats) -> None:
+        """Keys of new nodes."""
+        self._fresh.extend(keys)
+
+    def store(self) -> None:
+        """Put the new keys into the index."""
+        if fresh := len(self._fresh):
+            self._graph.index.add(self._fresh.rows, np.arange(self._start, self._start + fresh))
+
+
+def _groups(visits: Sequence[Visit]) -> Iterator[list[Visit]]:
+    """The visits in order, by about `_TOGETHER` steps."""
+    group: list[Visit] = []
+    steps = 0
+    for visit in visits:
+        group.append(visit)
+        steps += len(visit.memories)
+        if steps >= _TOGETHER:
+            yield group
+            group, steps = [], 0
+    if group:
+        yield group

@@ -214,6 +214,7 @@ def sweep_first_hit(
         if abs(change) <= tol:
             continue  # settled since it was put on the heap
         updates += 1
+        change = min(1.0, max(0.0, values[j] + change)) - values[j]
         values[j] += change
         residual[j] = 0.0
         e = first_in[j]
