@@ -173,6 +173,7 @@ def test_update_is_on_disk_when_it_returns(model, games, capsys):
         return json.loads(capsys.readouterr().out)
 
     before = sizes()
+    assert before["recall_at_16"] == 1.0  # small memories are searched exactly
     assert before.keys() >= {"episodes", "nodes", "edges", "dim", "format_version"}
     assert (before["episodes"], before["dim"], before["format_version"]) == (20, 384, FORMAT_VERSION)
     assert main(["update", str(model), str(games / "more.jsonl")]) == 0

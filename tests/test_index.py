@@ -19,6 +19,7 @@ from valuegraph.index import (
     make_index,
     measure_recall,
     promote,
+    sampled_recall,
     tier_for,
 )
 from valuegraph.locks import ReadWriteLock
@@ -189,6 +190,27 @@ def test_an_id_can_move_to_another_vector(index: VectorIndex) -> None:
     assert np.mean([i in row for i, row in zip(moved, nearest, strict=True)]) >= (
         0.7 if index.tier == "ivf_pq" else 1.0
     )
+
+
+def test_sampled_recall_sees_what_a_search_misses() -> None:
+    index = make_index(DIM, tier="ivf_fp16", device="cpu")
+    index.add(np.array([OF_ID[i] for i in IDS.tolist()]), IDS)
+    assert sampled_recall(index) == sampled_recall(index) >= 0.9
+    index._host.nprobe = 1
+    assert sampled_recall(index) < 0.9
+    assert sampled_recall(make_index(DIM, device="cpu")) == 1.0
+
+
+def test_a_rebuild_is_due_when_another_tier_suits(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = make_index(DIM, device="cpu")
+    assert isinstance(index, FaissIndex)
+    index.add(np.array([OF_ID[i] for i in IDS.tolist()]), IDS)
+    assert not index.due
+    monkeypatch.setattr("valuegraph.index._CPU_LIMITS", ((100, "flat"), (10**9, "ivf_fp16")))
+    assert index.due
+    assert index.promote()
+    assert index.tier == "ivf_fp16"
+    assert not index.due
 
 
 @pytest.mark.parametrize("tier", ["flat", "flat_fp16", "ivf_fp16"])

@@ -135,7 +135,8 @@ def inspect(args: argparse.Namespace) -> int:
         if any(finding.damage for finding in findings):
             return 2
     with _load(args.folder) as model:
-        facts = model.summary() | {"format_version": FORMAT_VERSION, "fit": model.config.to_dict()}
+        facts = model.summary() | {"recall_at_16": round(model.index_recall(), 4)}
+        facts |= {"format_version": FORMAT_VERSION, "fit": model.config.to_dict()}
     if args.json:
         print(json.dumps(facts, indent=1))
         return 0

@@ -8,6 +8,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from valuegraph.vectors import perturbed
+
 __all__ = ["TIERS", "TRAIN_FROM", "build", "empty", "flat_rows", "load_faiss", "product_search"]
 
 TIERS: Final = {
@@ -62,7 +64,7 @@ def build(vectors: NDArray[np.float32], tier: str, seed: int) -> Any:
     host.set_direct_map_type(faiss.DirectMap.Hashtable)
     host.add_with_ids(vectors, np.arange(n))
     sample = vectors[np.sort(rng.choice(n, min(n, 128), replace=False))]
-    _tune(host, _perturbed(sample, rng))
+    _tune(host, perturbed(sample, rng))
     return host
 
 
@@ -109,15 +111,6 @@ def _tune(host: Any, queries: NDArray[np.float32], k: int = 16) -> None:
             return
         probes *= 2
     host.nprobe = host.nlist
-
-
-def _perturbed(vectors: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Queries at a cosine of about 0.9 to what is stored: new, but of the same kind."""
-    noise = rng.normal(size=vectors.shape)
-    noise *= (
-        0.5 * np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-    )
-    return (vectors + noise).astype(np.float32)
 
 
 def _spherical_kmeans(

@@ -24,6 +24,7 @@ from valuegraph.vectors import (
     check_queries,
     measure_recall,
     pack,
+    sampled_recall,
     unpack,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "make_index",
     "measure_recall",
     "promote",
+    "sampled_recall",
     "tier_for",
 ]
 
@@ -208,11 +210,8 @@ class FaissIndex:
             raise ValueError(f"tier must be one of {', '.join(TIERS)} or auto, got {tier!r}")
         with self._rebuilding:
             with self._lock.read:
-                size = len(self._labels)
-                target = tier_for(size, self.device) if tier == "auto" else tier
-                outgrown = not self._flat and size > _OUTGROWN * self._built_for
-                ready = self._flat and size >= TRAIN_FROM.get(target, size + 1)
-                if target == self._tier and not outgrown and not ready:
+                target = tier_for(len(self._labels), self.device) if tier == "auto" else tier
+                if not self._due(target):
                     return False
                 labels = np.flatnonzero(self._ids[: self._next] >= 0)
                 ids, vectors, seen = self._ids[labels], self._vectors(labels), self._next
@@ -226,6 +225,12 @@ class FaissIndex:
                 self._start(built, np.where(self._ids[labels] >= 0, ids, -1))
                 self._insert(late_vectors, late_ids)
         return True
+
+    @property
+    def due(self) -> bool:
+        """Whether `promote` would rebuild it now."""
+        with self._lock.read:
+            return self._due(tier_for(len(self._labels), self.device))
 
     # --- reading ---
 
@@ -319,6 +324,12 @@ class FaissIndex:
         return index
 
     # --- with the lock held ---
+
+    def _due(self, target: str) -> bool:
+        size = len(self._labels)
+        outgrown = not self._flat and size > _OUTGROWN * self._built_for
+        ready = self._flat and size >= TRAIN_FROM.get(target, size + 1)
+        return target != self._tier or outgrown or ready
 
     def _nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray, NDArray]:
         """(n, k) similarities and labels, tombstones included; label -1 where there are fewer than k."""

@@ -20,6 +20,7 @@ from valuegraph.episodes import Episode, EpisodeError, Step, check_episodes
 from valuegraph.explain import Explanation, Recall, explain_rollout, recall_way
 from valuegraph.fitting import fit_memory, visits_of
 from valuegraph.graph import ValueGraph
+from valuegraph.index import FaissIndex, promote, sampled_recall
 from valuegraph.locks import ReadWriteLock
 from valuegraph.networks import InstrumentalNet, net_from_arrays, net_to_arrays
 from valuegraph.persistence import FolderWriter, ModelFolderError, read_folder
@@ -71,6 +72,7 @@ class RewardModel:
         self._scorer = Scorer(graph, net, calibration)
         self._lock = ReadWriteLock()
         self._updating = threading.Lock()
+        self._promotion = threading.Thread()
         self._ids: set[str] = set()
         self._folder: Path | None = None
         self._snapshot = self._sequence = 0
@@ -151,7 +153,15 @@ class RewardModel:
                     self._write_snapshot(self._writer)
                 except OSError as error:  # the update itself is in the log, durable and applied
                     _LOGGER.warning("%s; its log goes on growing", error)
+            self._promote()
             return report
+
+    def _promote(self) -> None:
+        """Rebuild the index in the background where its size calls for another tier; nobody waits for it."""
+        index = self._graph.index
+        if isinstance(index, FaissIndex) and index.due and not self._promotion.is_alive():
+            self._promotion = threading.Thread(target=promote, args=(index,), daemon=True)
+            self._promotion.start()
 
     def _prepare(self, episodes: Sequence[Episode]) -> Any:
         encoded = encode_episodes(episodes, self.encoder, self.config.evidence)
@@ -351,6 +361,11 @@ class RewardModel:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def index_recall(self, k: int = 16, sample: int = 64) -> float:
+        """Share of the k nearest memories that the index finds, in [0, 1], against an exact search."""
+        with self._lock.read:
+            return sampled_recall(self._graph.index, k, sample=sample)
 
     def summary(self) -> dict[str, Any]:
         """Sizes and provenance, for `valuegraph inspect`."""
