@@ -62,13 +62,23 @@ def test_the_numbers_in_the_docstrings() -> None:
     assert result.failed == 0
 
 
-@given(arrays(np.float64, 20, elements=st.floats(-1.0, 1.0)), st.floats(0.0, 0.9), st.floats(0.01, 0.5))
-def test_match_strength_is_a_clipped_line(cosine: np.ndarray, start: float, width: float) -> None:
-    match = match_strength(cosine, start, width)
+@given(arrays(np.float64, (4, 5), elements=st.floats(-1.0, 1.0)))
+def test_match_strength_is_a_clipped_line(cosine: np.ndarray) -> None:
+    match = match_strength(cosine)
     assert ((match >= 0.0) & (match <= 1.0)).all()
-    assert (match[cosine <= start] == 0.0).all()
+    assert (match[cosine <= 0.85] == 0.0).all()
     inside = (match > 0.0) & (match < 1.0)
-    np.testing.assert_allclose((match * width + start)[inside], cosine[inside], atol=1e-12)
+    np.testing.assert_allclose((match * 0.12 + 0.85)[inside], cosine[inside], atol=1e-12)
+
+
+@given(arrays(np.float64, (4, 5), elements=st.floats(-1.0, 1.0)))
+def test_a_step_matches_no_landmark_while_another_memory_is_much_nearer(cosine: np.ndarray) -> None:
+    alone, nearest = match_strength(cosine), cosine.max(axis=1)
+    match = match_strength(cosine, nearest)
+    best = cosine == nearest[:, None]
+    assert np.array_equal(match[best], alone[best])
+    assert (match <= alone).all()
+    assert (match[nearest[:, None] - cosine >= 0.05] == 0.0).all()
 
 
 @given(cases(ways=3))

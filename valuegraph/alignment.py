@@ -12,13 +12,22 @@ __all__ = ["Matched", "match_strength", "matched_landmarks", "ordered_alignment"
 Array = NDArray[np.float64]
 
 
-def match_strength(similarity: ArrayLike, start: float = 0.85, width: float = 0.12) -> Array:
-    """Soft match in [0, 1] of a cosine: clip((cos - start) / width, 0, 1).
+def match_strength(similarity: ArrayLike, nearest: ArrayLike | None = None) -> Array:
+    """Soft match of step t with landmark l from their cosines (..., T, L): clip((cos_tl - .85) / .12, 0, 1).
 
-    >>> match_strength([0.8, 0.91, 0.99])
-    array([0. , 0.5, 1. ])
+    With `nearest` (T,), the cosine of each step to the memory it is nearest to, times
+    clip(1 - (nearest_t - cos_tl) / .05, 0, 1): a step that is some other memory is not this landmark.
+
+    >>> match_strength([[0.8, 0.91, 0.99]])
+    array([[0. , 0.5, 1. ]])
+    >>> match_strength([[0.8, 0.91, 0.99]], nearest=[0.99])
+    array([[0., 0., 1.]])
     """
-    return np.clip((np.asarray(similarity, np.float64) - start) / width, 0.0, 1.0)
+    cosine = np.asarray(similarity, np.float64)
+    match = np.clip((cosine - 0.85) / 0.12, 0.0, 1.0)
+    if nearest is not None:
+        match *= np.clip(1.0 - (np.asarray(nearest, np.float64)[:, None] - cosine) / 0.05, 0.0, 1.0)
+    return match
 
 
 def ordered_alignment(

@@ -125,7 +125,8 @@ def _landmarks(steps: Floats, score: RolloutScore, scorer: Scorer) -> tuple[Land
         return ()
     path = scorer.graph.paths[score.way]
     way = next(way for way in scorer.ways(path.goal) if way.path == score.way)
-    met = matched_landmarks(match_strength(steps @ way.landmarks.T), way.weights, score.counted)
+    match = match_strength(steps @ way.landmarks.T, scorer.graph.step_similarity(steps))
+    met = matched_landmarks(match, way.weights, score.counted)
     at = {match.landmark: match.step for match in met}
     nodes = [n for n, w in zip(path.nodes, scorer.graph.landmark_weights(path), strict=True) if w > 0.0]
     return tuple(

@@ -87,9 +87,9 @@ def _remember(
     if len(held_out):
         scorer = Scorer(graph, net, replace(calibration, saturation=1.0))
         held = [scorer.score_one(encoded, int(i)) for i in held_out]
-        totals = np.array([score.potential[-1] for score in held])
+        totals = np.array([score.closing[-1] for score in held])
         won = outcomes[held_out] > 0.5
-        short = [s.potential[-2] for s, ok in zip(held, won, strict=True) if ok and len(s.potential) > 1]
+        short = [s.closing[-2] for s, ok in zip(held, won, strict=True) if ok and len(s.closing) > 1]
         calibration = replace(calibration, saturation=saturation(totals, won, np.array(short)))
         graph.write([visits[i] for i in held_out])
     return Fitted(graph, net, calibration)

@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 _FLOOR = 1e-4  # a soft AND of logarithms: what is missing costs dearly, but stays finite
 _PATHS = 64
 _MEMORY_SHARE = 0.75
+_DOUBTED, _DOUBTED_RUNNING = 0.3, 0.5  # share of g where the goal is new, in the total and on the way there
+_SATURATION = 0.8  # utility of a full success where nothing was held out to learn it from
 _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
 _SMALL = 50_000  # nodes up to which searching is work in small pieces
@@ -39,7 +41,7 @@ class Calibration:
     """Goal cosine of a final step half-way between failures and successes."""
     goal_spread: float = 0.1
     """Scale of the sigmoid around it."""
-    saturation: float = 0.8
+    saturation: float = _SATURATION
     """Utility from which a rollout for a known goal is a full success."""
 
     def goal_match(self, cosine: NDArray) -> Array:
@@ -74,6 +76,9 @@ class RolloutScore(NamedTuple):
     """Everything that went into the score of one rollout; arrays are per step, (T,)."""
 
     potential: Array
+    """U_t on the way, and the total from the last step that counts."""
+    closing: Array
+    """The total, had the rollout stopped here."""
     terminal: Array
     instrumental: Array
     goal_match: Array
@@ -97,6 +102,16 @@ class _Reading(NamedTuple):
     """How surely episodes end badly here."""
     alike: Array
     """Kernel read of credit at z alone: steps that played the same role for any goal."""
+
+
+class _Aligned(NamedTuple):
+    """Ordered alignment of every prefix, (T,) each, in [0, 1]."""
+
+    strict: Array
+    """Every landmark asks for those before it, and a step is the memory that it is nearest to."""
+    loose: Array
+    """Neither: all there is to go by where the goal is new."""
+    way: int
 
 
 class Way(NamedTuple):
@@ -168,26 +183,47 @@ class Scorer:
         steps, goal = one.steps, one.goals[0]
         ways, likeness = self._candidates(goal)
         read = self._read(z, steps, goal)
-        known = _confidence(likeness.max(initial=0.0))
-        confidence = known * np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1)
-        terminal = read.value if value is None else _terminal(value, read, confidence)
-        instrumental, way = self._instrumental(steps, ways, likeness, counted, confidence)
+        known = np.full(len(steps), _confidence(likeness.max(initial=0.0)))
+        covered = known * np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1)
+        aligned = self._aligned(steps, ways, likeness, counted, similarity)
         match = np.ones(len(steps))
         if goal.any():
             match = self.calibration.goal_match(steps @ goal)
-        total = _combine(terminal, instrumental, match, confidence, self.calibration)
         # A sure dead end stays one, whatever is done or said afterwards; a likely one may have been left.
         lost = np.maximum.accumulate(np.clip(2.0 * read.dead_end - 1.0, 0.0, 1.0))
-        potential = hold(total * (1.0 - np.maximum(read.dead_end, lost)), counted)
+        alive = 1.0 - np.maximum(read.dead_end, lost)
+
+        def utility(
+            confidence: Array, doubted: float, saturation: Array | float
+        ) -> tuple[Array, Array, Array]:
+            terminal = read.value if value is None else _terminal(value, read, confidence)
+            instrumental = confidence * aligned.strict + (1.0 - confidence) * aligned.loose
+            total = _combine(terminal, instrumental, match, confidence, doubted)
+            return hold(np.clip(total / saturation, 0.0, 1.0) * alive, counted), terminal, instrumental
+
+        # On the way, the goal alone says how far the memory is to be trusted. With the last step that counts
+        # the account is closed: the memory must cover what was done, and as well as a success is in full.
+        running, _, _ = utility(known, _DOUBTED_RUNNING, 1.0)
+        full = covered * self.calibration.saturation + (1.0 - covered) * _SATURATION
+        closing, terminal, instrumental = utility(covered, _DOUBTED, full)
+        last = int(np.flatnonzero(counted)[-1]) if counted.any() else 0
+        sure = float(covered[-1])
         if any(one.ended):
             # Nothing comes after this end: unless it is a good one, what was promising is lost. Steps that do
             # not count cannot make it better, so they are no end of their own.
-            last = int(np.flatnonzero(counted)[-1]) if counted.any() else 0
             good = np.clip((terminal[last:].min() - _BAD_END) / (_GOOD_END - _BAD_END), 0.0, 1.0)
-            potential[-1] *= 1.0 - confidence[-1] * (1.0 - good)
+            closing[-1] *= 1.0 - sure**2 * (1.0 - good)
         near = np.clip((similarity - 0.5) / 0.4, 0.0, 1.0)
         return RolloutScore(
-            potential, terminal, instrumental, match, near, counted, float(confidence[-1]), way
+            np.concatenate([running[:last], closing[last:]]),
+            closing,
+            terminal,
+            instrumental,
+            match,
+            near,
+            counted,
+            sure,
+            aligned.way,
         )
 
     def _read(self, z: Floats | None, steps: Floats, goal: Floats) -> _Reading:
@@ -210,34 +246,32 @@ class Scorer:
             alike=graph.read(alike, self._credit),
         )
 
-    def _instrumental(
+    def _aligned(
         self,
         steps: Floats,
         ways: Sequence[Way],
         likeness: Array,
         counted: NDArray[np.bool_],
-        confidence: Array,
-    ) -> tuple[Array, int]:
-        """g_t and the path that fits best: prerequisites are asked for as far as the goal is known."""
+        similarity: Array,
+    ) -> _Aligned:
+        """The best ordered alignment, for a goal that is known and for one that is new."""
         if not ways:
-            return np.zeros(len(steps)), -1
+            return _Aligned(np.zeros(len(steps)), np.zeros(len(steps)), -1)
+        match, weights = self._matches(steps, ways)
         near = np.clip((likeness - 0.5) / 0.4, 0.0, 1.0)[:, None]
-        strict = self.align(steps, ways, counted) * near
-        loose = self.align(steps, ways, counted, prerequisites=False) * near
-        way = ways[int(strict[:, -1].argmax())].path
-        return confidence * strict.max(axis=0) + (1.0 - confidence) * loose.max(axis=0), way
+        loose = ordered_alignment(match_strength(match), weights, counted, prerequisites=False) * near
+        strict = ordered_alignment(match_strength(match, similarity), weights, counted) * near
+        return _Aligned(strict.max(axis=0), loose.max(axis=0), ways[int(strict[:, -1].argmax())].path)
 
-    def align(
-        self, steps: Floats, ways: Sequence[Way], counted: NDArray[np.bool_], prerequisites: bool = True
-    ) -> Array:
-        """(P, T) ordered alignment of every prefix of a rollout to each way."""
+    def _matches(self, steps: Floats, ways: Sequence[Way]) -> tuple[Array, Array]:
+        """(P, T, L) cosine of each step to each landmark, -1 beyond a way's end, and (P, L) weights."""
         longest = max(len(way.weights) for way in ways)
-        match = np.zeros((len(ways), len(steps), longest))
+        match = np.full((len(ways), len(steps), longest), -1.0)
         weights = np.zeros((len(ways), longest))
         for p, way in enumerate(ways):
-            match[p, :, : len(way.weights)] = match_strength(steps @ way.landmarks.T)
+            match[p, :, : len(way.weights)] = steps @ way.landmarks.T
             weights[p, : len(way.weights)] = way.weights
-        return ordered_alignment(match, weights, counted, prerequisites)
+        return match, weights
 
     def _candidates(self, goal: Floats) -> tuple[list[Way], Array]:
         """At most `_PATHS` ways to the remembered goals nearest to this one, and the similarity of each."""
@@ -309,18 +343,14 @@ def _terminal(value: NDArray, read: _Reading, confidence: Array) -> Array:
     return np.exp((1.0 - share) * inferred + share * _log(read.value))
 
 
-def _combine(
-    terminal: Array, instrumental: Array, match: Array, confidence: Array, calibration: Calibration
-) -> Array:
-    """U = min(1, u^(1-w) g^w tau^((1-c)/2) / s), w = .7 c + .3 (1 - c), s the utility of a full success."""
-    weight = 0.7 * confidence + 0.3 * (1.0 - confidence)
-    total = np.exp(
+def _combine(terminal: Array, instrumental: Array, match: Array, confidence: Array, doubted: float) -> Array:
+    """(u / .7)^(1-w) g^w tau^((1-c)/2), w = .7 c + doubted (1 - c); u from .7 on is as good as it gets."""
+    weight = 0.7 * confidence + doubted * (1.0 - confidence)
+    return np.exp(
         (1.0 - weight) * _log(terminal / 0.7)
         + weight * _log(instrumental)
         + 0.5 * (1.0 - confidence) * _log(match)
     )
-    saturation = confidence * calibration.saturation + (1.0 - confidence) * 0.8
-    return np.clip(total / saturation, 0.0, 1.0)
 
 
 def _log(x: NDArray) -> Array:
