@@ -2,12 +2,15 @@
 
     python -m benchmarks.run --full | --fast
 
-The data is made by `benchmarks.environments` the first time and kept in benchmarks/data.
+The data is made by `benchmarks.environments` the first time and kept in benchmarks/data. A full run also
+rewrites docs/results and the section of the README between its marks; a fast one reads no held-out task of the
+table and writes to benchmarks/results alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import subprocess
 import sys
 import time
@@ -16,6 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 DATA = HERE / "data"
 RESULTS = HERE / "results"
+DOCS = HERE.parent / "docs" / "results"
+ENVIRONMENTS = ("textworld", "scienceworld", "minigrid", "crafter")
 
 
 def commands(fast: bool) -> dict[str, list[str]]:
@@ -24,13 +29,22 @@ def commands(fast: bool) -> dict[str, list[str]]:
     environments = ["minigrid"] if fast else ["textworld", "minigrid", "scienceworld"]
     episodes = str(DATA / environments[0] / "dev.jsonl.gz")
     few = ["--seeds", "0", "--protocols", "memory"] if fast else []
-    return {
+    compared = (RESULTS if fast else DOCS) / "compare.json"
+    smoke = ["--held-out", "dev", "--environments", "minigrid", "--protocols", "memory", "--parts", "table"]
+    readme = [] if fast else ["--readme", str(HERE.parent / "README.md")]
+    found = {
         "quality": ["benchmarks.quality", *data, "--environments", *environments, *few],
+        "compare": ["benchmarks.compare", *data, "--out", str(compared), *(smoke if fast else [])],
+        "report": ["benchmarks.report", str(compared), *readme],
         "encoder": ["benchmarks.encoder", episodes, *(["--rollouts", "30"] if fast else [])],
         "store": ["benchmarks.store", *(["--small"] if fast else [])],
         "server": ["benchmarks.server", *(["--seconds", "1", "--rounds", "1"] if fast else [])],
         "rl_minigrid": ["benchmarks.rl_minigrid", *(["--fast"] if fast else [])],
     }
+    for name in ("best_of_n", "overoptimise"):
+        if importlib.util.find_spec(f"benchmarks.{name}"):
+            found[name] = [f"benchmarks.{name}", *(["--fast"] if fast else [])]
+    return found
 
 
 def main() -> int:
@@ -40,10 +54,10 @@ def main() -> int:
     size.add_argument("--fast", action="store_true", help="a smoke version")
     parser.add_argument("--only", nargs="+", help="names of benchmarks")
     args = parser.parse_args()
-    from benchmarks.environments import ensure
+    from benchmarks.environments import SPLITS, ensure
 
-    for name in ["minigrid"] if args.fast else ["textworld", "minigrid", "scienceworld"]:
-        for split in ("train", "dev"):
+    for name in ["minigrid"] if args.fast else ENVIRONMENTS:
+        for split in ("train", "dev") if args.fast else SPLITS:
             ensure(name, split, DATA)
     RESULTS.mkdir(exist_ok=True)
     failed = []
