@@ -192,6 +192,18 @@ def test_an_id_can_move_to_another_vector(index: VectorIndex) -> None:
     )
 
 
+def test_lists_multiplied_as_a_whole_find_what_a_scan_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = filled("ivf_fp16")
+    index.remove(IDS[5:9])
+    queries = unit(np.concatenate([QUERIES, clustered(8, 500)]))
+    whole = index.search(queries, 16)
+    monkeypatch.setattr("valuegraph.index._VISITORS", np.inf)
+    scan = index.search(queries, 16)
+    np.testing.assert_allclose(whole.similarity, scan.similarity, atol=2e-6)
+    assert (whole.ids == scan.ids).mean() > 0.999
+    assert not np.isin(whole.ids, IDS[5:9]).any()
+
+
 def test_sampled_recall_sees_what_a_search_misses() -> None:
     index = make_index(DIM, tier="ivf_fp16", device="cpu")
     index.add(np.array([OF_ID[i] for i in IDS.tolist()]), IDS)

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from valuegraph.vectors import perturbed
 
-__all__ = ["TIERS", "TRAIN_FROM", "build", "empty", "flat_rows", "load_faiss", "product_search"]
+__all__ = [
+    "TIERS",
+    "TRAIN_FROM",
+    "build",
+    "empty",
+    "flat_rows",
+    "list_search",
+    "load_faiss",
+    "product_search",
+]
 
 TIERS: Final = {
     "flat": "exact, single precision",
@@ -90,6 +99,35 @@ def product_search(
         best.addn(scores.shape[1], faiss.swig_ptr(scores), start)
     best.reorder()
     return similarity, numbers
+
+
+def list_search(
+    host: Any, queries: NDArray[np.float32], nearest: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """(n, k) similarities and labels in the given lists (n, probes) of a half-precision IVF.
+
+    List by list instead of query by query: each is decoded once and multiplied with all queries that visit
+    it, several times faster than FAISS's scan once a list has many visitors.
+    """
+    faiss, lists = load_faiss(), host.invlists
+    sizes = np.array([lists.list_size(i) for i in range(host.nlist)], np.int64)
+    ends = np.cumsum(np.where(nearest >= 0, sizes[nearest], 0), axis=1)
+    room = max(int(ends[:, -1].max(initial=0)), k)
+    scores, labels = np.full((len(queries), room), -np.inf, np.float32), np.full((len(queries), room), -1)
+    order = np.argsort(nearest, axis=None, kind="stable")
+    visited, first = np.unique(nearest.ravel()[order], return_index=True)
+    for which, visits in zip(visited.tolist(), np.split(order, first[1:]), strict=True):
+        if which < 0 or not sizes[which]:
+            continue
+        size = int(sizes[which])
+        codes = faiss.rev_swig_ptr(lists.get_codes(which), size * host.code_size).view(np.float16)
+        rows, probes = np.divmod(visits, nearest.shape[1])
+        product = queries[rows] @ codes.reshape(size, -1).astype(np.float32).T
+        own = faiss.rev_swig_ptr(lists.get_ids(which), size)
+        for row, stop, found in zip(rows.tolist(), ends[rows, probes].tolist(), product, strict=True):
+            scores[row, stop - size : stop], labels[row, stop - size : stop] = found, own
+    similarity, places = _partial_sort(scores, k)
+    return similarity, np.take_along_axis(labels, places, axis=1)
 
 
 def _partial_sort(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from valuegraph.faiss_build import TIERS, TRAIN_FROM, build, empty, flat_rows, load_faiss, product_search
+from valuegraph.faiss_build import (
+    TIERS,
+    TRAIN_FROM,
+    build,
+    empty,
+    flat_rows,
+    list_search,
+    load_faiss,
+    product_search,
+)
 from valuegraph.faiss_gpu import MAX_NEIGHBOURS, GpuCopy, Host, gpu_available
 from valuegraph.locks import ReadWriteLock
 from valuegraph.vectors import (
@@ -52,6 +61,7 @@ _GPU_LIMITS: Final = ((200_000, "flat"), (5_000_000, "flat_fp16"), (50_000_000, 
 _MAX_TOMBSTONES = 256  # a search asks for that many neighbours more, so there may not be many
 _OUTGROWN = 4.0  # an IVF is rebuilt when it holds that many times the vectors that it was made for
 # From so many queries on, matrix products by blocks beat FAISS's own scan, which is made for single queries.
+_VISITORS = 2  # queries per list from which lists are multiplied as a whole
 _PRODUCT_FROM: Final = {"flat": 3, "flat_fp16": 24, "ivf": 8}
 
 
@@ -343,6 +353,8 @@ class FaissIndex:
         similarity, nearest = product_search(
             lambda i, j: self._centroids[i:j], lists, queries, self._host.nprobe
         )
+        if self._tier == "ivf_fp16" and nearest.size > _VISITORS * lists:
+            return list_search(self._host, queries, nearest, k)
         return self._host.search_preassigned(queries, k, nearest, similarity)
 
     def _vectors(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -38,6 +38,7 @@ Observation = str | tuple[float, ...]
 
 # Logged updates after which the next one writes a snapshot, so that loading never replays more.
 _LOGGED = 64
+_SMALL = 50_000  # nodes up to which writing is work in small pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ class RewardModel:
 
     def _apply(self, episodes: Sequence[Episode], visits: Any, durable: bool) -> UpdateReport:
         graph = self._graph
-        with self._lock.write, one_thread():
+        with self._lock.write, one_thread(len(graph) <= _SMALL):
             nodes, edges = len(graph), len(graph.edges)
             graph.write(visits)
             self._scorer.refresh()
