@@ -106,14 +106,30 @@ class Recorder:
         for scorer in scorers:
             if self.only and scorer.name not in self.only:
                 continue
-            row = {**where, "fitted_on": len(task.fit), **measure(scorer, task, encoder)}
+            row = plain({**where, "fitted_on": len(task.fit), **measure(scorer, task, encoder)})
             self.rows[self._key(row)] = row
-            document = {**self.about, "rows": list(self.rows.values())}
-            draft = self.path.with_suffix(".tmp")
-            draft.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            draft.replace(self.path)
-            cells = " ".join(f"{k} {v[0]:.3f}" for k, v in row["measures"].items())
+            self.write()
+            cells = " ".join(f"{name} {value[0]}" for name, value in row["measures"].items())
             print(*where.values(), "|", scorer.name, "|", cells, f"| {row['fit_seconds']:.0f} s", flush=True)
+
+    def write(self) -> None:
+        """One row a line."""
+        head = json.dumps(self.about, allow_nan=False)[1:-1]
+        rows = ",\n".join(json.dumps(row, allow_nan=False) for row in self.rows.values())
+        draft = self.path.with_suffix(".tmp")
+        draft.write_text(f'{{{head}, "rows": [\n{rows}\n]}}\n', encoding="utf-8")
+        draft.replace(self.path)
+
+
+def plain(value: Any) -> Any:
+    """Ready for JSON: four digits are enough, and what is not known is null."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [plain(part) for part in value]
+    if isinstance(value, float):
+        return round(value, 4) if np.isfinite(value) else None
+    return value
 
 
 def run(args: argparse.Namespace, encoder: vg.TextEncoder, recorder: Recorder) -> None:

@@ -246,9 +246,18 @@ def summary(document: dict[str, Any], pictures: Sequence[str]) -> str:
     return "\n\n".join(out)
 
 
+def _known(part: dict[str, Any]) -> dict[str, Any]:
+    """null is not a number."""
+    nan = float("nan")
+    return {
+        key: nan if x is None else [nan if y is None else y for y in x] if isinstance(x, list) else x
+        for key, x in part.items()
+    }
+
+
 def write(results: Path, folder: Path, readme: Path | None = None) -> None:
     """`compare.md` and pictures into a folder, and the section of the README."""
-    document = json.loads(results.read_text(encoding="utf-8"))
+    document = json.loads(results.read_text(encoding="utf-8"), object_hook=_known)
     pictures = draw(document, folder)
     text = tables(document)
     shown = "\n\n".join(f"![]({name})" for name in pictures)

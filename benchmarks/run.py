@@ -3,8 +3,8 @@
     python -m benchmarks.run --full | --fast
 
 The data is made by `benchmarks.environments` the first time and kept in benchmarks/data. A full run also
-rewrites docs/results and the section of the README between its marks; a fast one reads no held-out task of the
-table and writes to benchmarks/results alone.
+rewrites docs/results and the section of the README between its marks; a fast one reads none of the tasks that
+are held out for these, and writes to benchmarks/results alone.
 """
 
 from __future__ import annotations
