@@ -63,3 +63,16 @@ def test_an_update_promotes_the_index_and_nobody_waits_for_it(monkeypatch: pytes
     assert model.index_recall() > 0.95
     model.update(walks(2, seed=4, start=300))
     assert not model._promotion.is_alive()
+
+
+# --- scoring ---
+
+
+def test_a_large_memory_asked_at_once_scores_as_a_small_one(
+    small_model: RewardModel, heldout_episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one = small_model.score(heldout_episodes)
+    monkeypatch.setattr("valuegraph.scoring._SMALL", 0)
+    at_once = small_model.score(heldout_episodes)
+    for name in ("total", "terminal", "instrumental", "support"):
+        np.testing.assert_allclose(getattr(at_once, name), getattr(one_by_one, name), atol=1e-4)

@@ -88,14 +88,21 @@ def product_search(
     """(n, k) largest inner products with `total` rows and their numbers, -1 where there are fewer than k."""
     if k <= total <= _BLOCK:
         return _partial_sort(queries @ rows(0, total).T, k)
+    return _largest(lambda start, stop: queries @ rows(start, stop).T, total, len(queries), k)
+
+
+def _largest(
+    scores_of: Callable[[int, int], NDArray[np.float32]], total: int, queries: int, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """(queries, k) the largest of `total` scores, which are asked for by blocks, and their numbers."""
     faiss = load_faiss()
-    similarity, numbers = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    similarity, numbers = np.empty((queries, k), np.float32), np.empty((queries, k), np.int64)
     best = faiss.float_minheap_array_t()
     best.nh, best.k = similarity.shape
     best.val, best.ids = faiss.swig_ptr(similarity), faiss.swig_ptr(numbers)
     best.heapify()
     for start in range(0, total, _BLOCK):
-        scores = queries @ rows(start, min(start + _BLOCK, total)).T
+        scores = np.ascontiguousarray(scores_of(start, min(start + _BLOCK, total)))
         best.addn(scores.shape[1], faiss.swig_ptr(scores), start)
     best.reorder()
     return similarity, numbers
@@ -113,7 +120,8 @@ def list_search(
     sizes = np.array([lists.list_size(i) for i in range(host.nlist)], np.int64)
     ends = np.cumsum(np.where(nearest >= 0, sizes[nearest], 0), axis=1)
     room = max(int(ends[:, -1].max(initial=0)), k)
-    scores, labels = np.full((len(queries), room), -np.inf, np.float32), np.full((len(queries), room), -1)
+    scores = np.full((len(queries), room), -np.inf, np.float32)
+    labels = np.full((len(queries), room + 1), -1)  # the last place stays free for number -1, "none"
     order = np.argsort(nearest, axis=None, kind="stable")
     visited, first = np.unique(nearest.ravel()[order], return_index=True)
     for which, visits in zip(visited.tolist(), np.split(order, first[1:]), strict=True):
@@ -126,7 +134,7 @@ def list_search(
         own = faiss.rev_swig_ptr(lists.get_ids(which), size)
         for row, stop, found in zip(rows.tolist(), ends[rows, probes].tolist(), product, strict=True):
             scores[row, stop - size : stop], labels[row, stop - size : stop] = found, own
-    similarity, places = _partial_sort(scores, k)
+    similarity, places = _largest(lambda start, stop: scores[:, start:stop], room, len(queries), k)
     return similarity, np.take_along_axis(labels, places, axis=1)
 
 

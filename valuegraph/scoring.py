@@ -159,9 +159,32 @@ class Scorer:
         return ~(repeated_steps(encoded) | alien | echo), similarity
 
     def score(self, encoded: Encoded) -> list[RolloutScore]:
-        """Score each rollout by itself, so that it does not matter which others are in the batch."""
-        with one_thread(len(self.graph) <= _SMALL):
-            return [self.score_one(encoded, b) for b in range(len(encoded.goals))]
+        """Score each rollout by itself, so that it does not matter which others are in the batch.
+
+        A large memory is asked for all of them at once; then a score may differ by some 1e-5.
+        """
+        small, batch = len(self.graph) <= _SMALL, range(len(encoded.goals))
+        with one_thread(small):
+            if small or len(batch) == 1:
+                return [self.score_one(encoded, b) for b in batch]
+            counted, similarity = self.evidence(encoded)
+            z = value = None
+            if self.net is not None:
+                inputs, spans = learner_inputs(encoded, counted), [encoded.rows(b) for b in batch]
+                read = [read_steps(self.net, inputs[rows], counted[rows]) for rows in spans]
+                z, value = (np.concatenate(part) for part in zip(*read, strict=True))
+            reading = self._read(z, encoded.steps, encoded.goals[encoded.episode_of])
+            return [
+                self._score(
+                    encoded.select(b),
+                    _Reading(*(column[rows] for column in reading)),
+                    None if value is None else value[rows],
+                    counted[rows],
+                    similarity[rows],
+                )
+                for b in batch
+                for rows in [encoded.rows(b)]
+            ]
 
     def score_one(self, encoded: Encoded, b: int) -> RolloutScore:
         """Score rollout b."""
@@ -170,19 +193,19 @@ class Scorer:
         z = value = None
         if self.net is not None:
             z, value = read_steps(self.net, learner_inputs(one, counted), counted)
-        return self._score(one, z, value, counted, similarity)
+        read = self._read(z, one.steps, np.broadcast_to(one.goals[0], one.steps.shape))
+        return self._score(one, read, value, counted, similarity)
 
     def _score(
         self,
         one: Encoded,
-        z: Floats | None,
+        read: _Reading,
         value: NDArray | None,
         counted: NDArray[np.bool_],
         similarity: Array,
     ) -> RolloutScore:
         steps, goal = one.steps, one.goals[0]
         ways, likeness = self._candidates(goal)
-        read = self._read(z, steps, goal)
         known = np.full(len(steps), _confidence(likeness.max(initial=0.0)))
         covered = known * np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1)
         aligned = self._aligned(steps, ways, likeness, counted, similarity)
@@ -226,10 +249,9 @@ class Scorer:
             aligned.way,
         )
 
-    def _read(self, z: Floats | None, steps: Floats, goal: Floats) -> _Reading:
+    def _read(self, z: Floats | None, steps: Floats, goals: Floats) -> _Reading:
         """Everything that the memory says of each step, in one search."""
         graph, n = self.graph, len(steps)
-        goals = np.broadcast_to(goal, steps.shape)
         queries = [graph.keys(z, steps, goals), graph.keys(None, steps, goals)]
         if z is not None:
             queries.append(graph.keys(z, None, None))
