@@ -243,7 +243,7 @@ def test_help_comes_at_once_and_loads_nothing_heavy():
 
     assert min(seconds() for _ in range(3)) < 1.0
     listed = run("--help").stdout
-    for command in ("fit", "score", "update", "explain", "inspect", "recall", "serve", "demo"):
+    for command in ("fit", "score", "update", "explain", "inspect", "consolidate", "recall", "serve", "demo"):
         assert f"\n    {command} " in listed
     loaded = "import sys, valuegraph.cli; print({'torch', 'faiss', 'rich'} & sys.modules.keys())"
     assert (

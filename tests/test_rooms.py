@@ -20,7 +20,7 @@ FLOORS = (
     "model_weights text_models embedding_cache array_encoder encoders "
     "locks growing vectors faiss_build faiss_gpu index adjacency edges propagation",
     "context graph networks",
-    "learner scoring fitting explain",
+    "consolidation learner scoring fitting explain",
     "persistence hub",
     "reward_model",
     "integrations._rollouts integrations._tokens integrations._growing integrations. "

@@ -148,6 +148,16 @@ def inspect(args: argparse.Namespace) -> int:
     return 0
 
 
+def consolidate(args: argparse.Namespace) -> None:
+    """Tidy a saved model up: merge near-duplicates, forget down to a number of nodes, replay what is left."""
+    with _load(args.folder) as model:
+        report = model.consolidate(args.nodes)
+    print(
+        f"{args.folder}: {report.merged:,} nodes merged, {report.pruned:,} forgotten, "
+        f"{report.nodes:,} nodes and {report.edges:,} edges left"
+    )
+
+
 def recall(args: argparse.Namespace) -> None:
     """Print the remembered way from an observation to a goal, with the value of each step."""
     observation = args.observation
@@ -235,6 +245,10 @@ def _parser() -> argparse.ArgumentParser:
     model_folder(of)
     of.add_argument("--json", action="store_true", help="as one JSON object")
     of.add_argument("--verify", action="store_true", help="check every checksum and every logged update")
+
+    of = command(consolidate)
+    model_folder(of)
+    of.add_argument("--nodes", metavar="N", type=int, help="keep at most so many; without it, forget none")
 
     of = command(recall)
     model_folder(of)

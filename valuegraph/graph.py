@@ -40,8 +40,10 @@ _WORTH = 0.1
 _EQUAL = 1.0 - 1e-5  # keys that are one but for rounding
 _TOGETHER = 1024  # steps that are looked up in one search when they are written
 _TOLERANCE = 1e-6  # residual of the values: none is further than it / (1 - gamma) from the exact one
+_FADED = 1e-3  # weight below which an edge is forgotten
 _MANY = 4  # a change of more than one node in so many calls for a sweep over all of them
 _COLUMNS = ("visits", "credit", "episodes", "successes", "won", "ended")
+_LEDGER = (*_COLUMNS, "gone", "gone_worth")  # and the weight of ways to what was forgotten, and its worth
 
 
 class Memory(NamedTuple):
@@ -138,7 +140,9 @@ class ValueGraph:
         self._values = GrowingArray(np.zeros(0))
         self._residual = GrowingArray(np.zeros(0))
         self._own = GrowingArray(np.zeros(0))
-        self._columns = {name: GrowingArray(np.zeros(0)) for name in _COLUMNS}
+        self._columns = {name: GrowingArray(np.zeros(0)) for name in _LEDGER}
+        self.rested = np.zeros(0, np.float32)
+        """(E',) weights of the edges when the graph was last consolidated."""
         self._ways: dict[tuple[int, tuple[int, ...]], int] = {}
         self._ways_to: Counter[int] = Counter()
 
@@ -161,7 +165,8 @@ class ValueGraph:
         return self.z_dim + 2 * self.dim + 1
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """(n,) a statistic of the nodes: visits, credit (sum of y), episodes, successes, won, ended."""
+        """(n,) a statistic of the nodes: visits, credit (sum of y), episodes, successes, won, ended; "gone",
+        the weight of edges to nodes since forgotten, and "gone_worth", the same times gamma h of these."""
         return self._columns[name].rows
 
     def keys(self, z: Floats | None, steps: Floats | None, goals: Floats | None) -> Floats:
@@ -298,6 +303,57 @@ class ValueGraph:
                 column.extend(np.zeros(len(fresh)))
         return nodes, predicted
 
+    def gathered(
+        self, kept: NDArray[np.int64], place: NDArray[np.int64], index: VectorIndex, decay: float
+    ) -> ValueGraph:
+        """A copy with fewer nodes: kept[i] is its node i, and node j here is its node place[j], -1 if none.
+
+        Edges unused since the last time weigh 1 - decay of what they did. Where a way led to what is not in
+        the copy, it ends with what that was worth, so values stay as they are.
+        """
+        copy = ValueGraph(self.dim, self.z_dim, self.config, index)
+        copy.goals, copy.episodes = self.goals, self.episodes
+        copy.texts = [self.texts[i] for i in kept.tolist()]
+        copy._goal_of, copy._values = GrowingArray(self.goal_of[kept]), GrowingArray(self.values[kept])
+        copy._residual, copy._own = (GrowingArray(np.zeros(len(kept))) for _ in range(2))
+        stays = place >= 0
+        for name in _LEDGER:
+            summed = np.bincount(place[stays], weights=self.column(name)[stays], minlength=len(kept))
+            copy._columns[name] = GrowingArray(summed.astype(np.float64))
+        edges, amounts = self.edges.edges(), self.edges.edges().amounts
+        unused = np.zeros(len(amounts), np.bool_)
+        unused[: len(self.rested)] = amounts[: len(self.rested)] == self.rested
+        amounts = np.where(unused, np.float32(1.0 - decay), np.float32(1.0)) * amounts
+        tails, heads = place[edges.tails], place[edges.heads]
+        held = (amounts > _FADED) & (tails >= 0)
+        inside, cut = held & (heads >= 0), held & (heads < 0)
+        copy.edges = EdgeTable.from_edges(tails[inside], heads[inside], amounts[inside], len(kept))
+        copy.rested = copy.edges.edges().amounts
+        worth = self.config.gamma * self.values[edges.heads[cut]]
+        np.add.at(copy.column("gone"), tails[cut], amounts[cut])
+        np.add.at(copy.column("gone_worth"), tails[cut], amounts[cut] * worth)
+        for path in self.paths:
+            nodes = place[np.array(path.nodes)]
+            if (nodes >= 0).any():
+                way = (path.goal, tuple(nodes[nodes >= 0].tolist()))
+                if way in copy._ways:
+                    old = copy.paths[copy._ways[way]]
+                    outcome, count = max(old.outcome, path.outcome), old.count + path.count
+                    copy.paths[copy._ways[way]] = Path(*way, outcome, count)
+                    continue
+                copy._ways[way] = len(copy.paths)
+                copy._ways_to[path.goal] += 1
+                copy.paths.append(Path(*way, path.outcome, path.count))
+        copy.replay()
+        return copy
+
+    def replay(self) -> None:
+        """Send credit backwards: along the stored paths first, the most successful first and each from its
+        end, then wherever values do not agree with what follows."""
+        paths = sorted(self.paths, key=lambda path: -path.outcome * path.count)
+        order = [node for path in paths for node in reversed(path.nodes)] + list(range(len(self)))[::-1]
+        self._repair(np.array(list(dict.fromkeys(order)), np.int64), len(self), thorough=False)
+
     def _remember(self, goal: int, nodes: tuple[int, ...], outcome: float) -> None:
         way = (goal, nodes)
         if way in self._ways:
@@ -317,19 +373,20 @@ class ValueGraph:
             unit = replace(graph, weights=np.ones_like(graph.weights))
             self.values[:] = max_product(unit, self._own.rows, config.gamma).values
             return
-        moves = transition_probabilities(graph, config.unseen, self.column("ended"))
+        moves = transition_probabilities(graph, config.unseen, self.column("ended") + self.column("gone"))
         self.values[:] = first_hit(moves, self._own.rows, config.gamma, tol=_TOLERANCE).values
         self._residual.rows[:] = 0.0
 
     def _weigh(self, nodes: NDArray[np.int64]) -> None:
         """What nodes are worth by themselves: the share of all that happened here that was a good end, or
         the share of the ends."""
-        won, mass = self.column("won")[nodes], self.column("ended")[nodes]
+        won = self.column("won")[nodes] + self.column("gone_worth")[nodes]
+        mass = self.column("ended")[nodes] + self.column("gone")[nodes]
         if self.config.propagation == "first_hit":
             mass = self.edges.links().out_weight[nodes] + mass + self.config.unseen
         self._own.rows[nodes] = np.divide(won, mass, out=np.zeros(len(won)), where=mass > 0.0)
 
-    def _repair(self, touched: NDArray[np.int64], start: int) -> None:
+    def _repair(self, touched: NDArray[np.int64], start: int, thorough: bool = True) -> None:
         """`propagate` after a change of the touched nodes; those from `start` on are new.
 
         Credit runs backwards from what changed, largest change first, and stops where it changes nothing
@@ -339,7 +396,7 @@ class ValueGraph:
         config = self.config
         self.values[start:] = 0.0
         endless = config.gamma == 1.0 and config.unseen == 0.0  # only a sweep from zero finds the smallest
-        if endless or _MANY * len(touched) > len(self):
+        if endless or (thorough and _MANY * len(touched) > len(self)):
             self.propagate()
             return
         self._weigh(touched)
@@ -355,7 +412,7 @@ class ValueGraph:
                 own,
                 config.gamma,
                 kappa0=config.unseen,
-                out_extra=self.column("ended"),
+                out_extra=self.column("ended") + self.column("gone"),
                 tol=_TOLERANCE,
                 max_updates=len(self),
             )
@@ -402,7 +459,8 @@ class ValueGraph:
         """Arrays and documents that `from_state` takes, beside the index."""
         edges, paths = self.edges.edges(), self.paths
         arrays: dict[str, NDArray] = {
-            "stats": np.stack([self.column(name) for name in _COLUMNS], axis=1),
+            "stats": np.stack([self.column(name) for name in _LEDGER], axis=1),
+            "rested": self.rested,
             "values": self.values.copy(),
             "residual": self._residual.rows.copy(),
             "goal_of": self.goal_of.copy(),
@@ -437,8 +495,11 @@ class ValueGraph:
         """The inverse of `state`."""
         graph = cls(dim, z_dim, config, index_from_bytes(index, device=device))
         graph.texts = list(documents["texts"])
-        for name, column in zip(_COLUMNS, arrays["stats"].T, strict=True):
+        stats = arrays["stats"].T
+        for i, name in enumerate(_LEDGER):  # older folders lack the last two
+            column = stats[i] if i < len(stats) else np.zeros(stats.shape[1])
             graph._columns[name] = GrowingArray(np.ascontiguousarray(column))
+        graph.rested = arrays.get("rested", np.zeros(0, np.float32))
         graph._values, graph._goal_of = GrowingArray(arrays["values"]), GrowingArray(arrays["goal_of"])
         graph._residual = GrowingArray(arrays.get("residual", np.zeros(len(graph.texts))))
         graph._own = GrowingArray(np.zeros(len(graph.texts)))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valuegraph.config import FitConfig
+from valuegraph.consolidation import Consolidation, consolidated
 from valuegraph.context import encode_episodes
 from valuegraph.encoders import ArrayEncoder, Encoder, TextEncoder, encoder_from_config
 from valuegraph.episodes import Episode, EpisodeError, Step, check_episodes
@@ -157,6 +158,23 @@ class RewardModel:
             self._promote()
             return report
 
+    def consolidate(self, budget: int | None = None, **options: float) -> Consolidation:
+        """Sleep: merge near-duplicates, let unused edges fade, forget what is worth least down to a budget
+        of nodes, replay the stored paths backwards; nothing is refitted. See `consolidation.consolidated`.
+
+        For a model bound to a folder it is durable when this returns; if it raises, nothing has changed.
+        """
+        with self._updating:
+            with self._lock.read:
+                graph, report = consolidated(self._graph, budget, **options)
+            scorer = Scorer(graph, self._net, self._calibration)
+            if self._folder is not None:
+                writer = self._open_writer()
+                self._snapshot = writer.snapshot(**self._state(graph), last_sequence=self._sequence)
+            with self._lock.write:
+                self._graph, self._scorer = graph, scorer
+            return report
+
     def _promote(self) -> None:
         """Rebuild the index in the background where its size calls for another tier; nobody waits for it."""
         index = self._graph.index
@@ -233,11 +251,11 @@ class RewardModel:
 
     def _write_snapshot(self, writer: FolderWriter) -> None:
         with self._lock.read:
-            state = self._state()
+            state = self._state(self._graph)
         self._snapshot = writer.snapshot(**state, last_sequence=self._sequence)
 
-    def _state(self) -> dict[str, Any]:
-        arrays, documents = self._graph.state()
+    def _state(self, graph: ValueGraph) -> dict[str, Any]:
+        arrays, documents = graph.state()
         tensors = {"graph": arrays}
         if self._net is not None:
             tensors["learner"] = net_to_arrays(self._net)
@@ -246,14 +264,14 @@ class RewardModel:
             "fit": self.config.to_dict(),
             "calibration": asdict(self._calibration),
             "dim": self.encoder.dim,
-            "z_dim": self._graph.z_dim,
+            "z_dim": graph.z_dim,
             "learner": None if self._net is None else self._net.shape,
         }
         documents["episodes"] = sorted(self._ids)
         return {
             "config": config,
             "tensors": tensors,
-            "blobs": {"index.faiss": self._graph.index.to_bytes()},
+            "blobs": {"index.faiss": graph.index.to_bytes()},
             "documents": documents,
         }
 
@@ -336,7 +354,7 @@ class RewardModel:
 
     def _copied(self) -> tuple[dict[str, Any], dict[str, Any]]:
         with self._updating, self._lock.read:
-            return self._state(), self.summary()
+            return self._state(self._graph), self.summary()
 
     def _open_writer(self) -> FolderWriter:
         """The writer of the bound folder, which must hold what this model holds."""
