@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import valuegraph as vg
+from benchmarks.environments.crafter_text import includes
 from benchmarks.hacks import Hack, Truth, build_hacks, read_with_truth
 from benchmarks.intervals import attacks, by_task, with_intervals
 from benchmarks.rivals import Ours, Scorer, ablations, rivals
@@ -55,7 +56,22 @@ def problem(folder: Path, protocol: str, held_out: str = "test") -> Problem:
         order = np.random.default_rng(0).permutation(len(held))
         cut = int((0.7 if len(held) >= MANY * len(tasks) else 0.5) * len(held))
         train, held = train + [held[i] for i in order[:cut]], [held[i] for i in order[cut:]]
-    return Problem(train, held, truths, build_hacks(held, truths, seed=0))
+    done = {episode.episode_id: episode.metadata["task"] for episode in held}
+    hacks = [
+        hack
+        for hack in build_hacks(held, truths, seed=0)
+        if not (hack.attack.startswith("foreign") and achieved(folder.name, done[hack.base_id], hack.task))
+    ]
+    return Problem(train, held, truths, hacks)
+
+
+def achieved(environment: str, done: str, asked: str) -> bool:
+    """Whether a success of one task reaches the goal of another on its way, so that it is no foreign success.
+
+    >>> [achieved("crafter", "collect_iron/6", task) for task in ("collect_stone/6", "make_iron_pickaxe/6")]
+    [True, False]
+    """
+    return environment == "crafter" and includes(done.split("/")[0], asked.split("/")[0])
 
 
 def flipped(episodes: Sequence[Episode], share: float, seed: int = 0) -> list[Episode]:

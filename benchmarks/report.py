@@ -225,21 +225,40 @@ def section(page: str, new: str) -> str:
     return f"{before}{BEGIN}\n{new.strip()}\n{END}{rest.split(END, 1)[1]}"
 
 
+def standing(rows: Sequence[Row], whose: str = "ours") -> str:
+    """In how many environments one scorer is the best by each of the short measures."""
+    environments, scorers = names(rows, "environment"), names(rows, "scorer")
+    if whose not in scorers:
+        return ""
+    counts = []
+    for m in SHORT:
+        wins = 0
+        for environment in environments:
+            values = [mean(pick(rows, scorer=s, environment=environment), m)[0] for s in scorers]
+            wins += best(values, m in LOWER)[scorers.index(whose)]
+        counts.append(f"{MEASURES[m]} in {wins}")
+    return (
+        f"{whose.capitalize()} is best or ties by {', by '.join(counts)} of {len(environments)} environments."
+    )
+
+
 def summary(document: dict[str, Any], pictures: Sequence[str]) -> str:
     """What the README says of a run."""
     rows = document["rows"]
+    memory = pick(rows, part="table", protocol="memory")
+    unseen = pick(rows, part="table", protocol="unseen")
     out = [
         "### Beside the rivals",
-        "Every scorer behind one protocol, on the same episodes and embeddings, by `make bench`; "
-        "[method](docs/benchmarks.md), [all tables](docs/results/compare.md), with intervals, every attack, "
-        "calibration, each part of ours removed, and a quarter of the outcomes flipped. The tasks are held "
-        "out, and used for this table alone. Tasks in memory, *rank / credit / worst hack win*; the best in "
-        "bold. The worst win is over twelve attacks, *recite* not among them (see Limits).",
-        short_table(pick(rows, part="table", protocol="memory")),
+        "By `make bench`: every scorer behind one protocol, on the same episodes and embeddings, on tasks held\n"
+        "out for this table ([method](docs/benchmarks.md)). [All tables](docs/results/compare.md) have intervals,\n"
+        "every attack, calibration, learning curves, each part of ours removed, and a quarter of the outcomes\n"
+        "flipped. Here: *rank / credit / worst hack win*, the best in bold. The worst win is over twelve attacks,\n"
+        "*recite* not among them (see [Limits](#limits)).",
+        f"Tasks in memory. {standing(memory)}",
+        short_table(memory),
     ]
-    unseen = pick(rows, part="table", protocol="unseen")
     if unseen:
-        out += ["Unseen tasks:", short_table(unseen)]
+        out += [f"Unseen tasks. {standing(unseen)}", short_table(unseen)]
     if "compare_curves.svg" in pictures:
         alt = "Rank and credit of ours and of four rivals against the number of episodes fitted on."
         out.append(f"![{alt}](docs/results/compare_curves.svg)")

@@ -330,8 +330,27 @@ ACHIEVEMENTS = (
     "collect_iron",
     "make_iron_pickaxe",
 )
+NEEDS = {
+    "make_wood_pickaxe": ("place_table",),
+    "collect_stone": ("make_wood_pickaxe",),
+    "make_stone_pickaxe": ("collect_stone",),
+    "collect_coal": ("make_wood_pickaxe",),
+    "place_furnace": ("collect_stone",),
+    "collect_iron": ("make_stone_pickaxe",),
+    "make_iron_pickaxe": ("collect_coal", "place_furnace", "collect_iron"),
+}
+"""What each achievement cannot be had without."""
 PLAYERS = roster(expert=1, noisy=8, truncated=2, diverted=2, random=2)
 WORLDS = {"train": (1, 2, 3), "dev": (4,), "test": (6,)}
+
+
+def includes(achievement: str, other: str) -> bool:
+    """Whether who has one achievement has the other as well.
+
+    >>> includes("make_iron_pickaxe", "collect_stone"), includes("collect_coal", "collect_iron")
+    (True, False)
+    """
+    return other == achievement or any(includes(needed, other) for needed in NEEDS.get(achievement, ()))
 
 
 def episodes(split: str) -> Iterator[Played]:
