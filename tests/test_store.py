@@ -174,3 +174,15 @@ def test_a_sleep_is_durable_and_a_failed_one_changes_nothing(
 def test_an_argument_out_of_range_is_named(name: str, number: float) -> None:
     with pytest.raises(ValueError, match=name):
         consolidated(grown(2).graph, **{name: number})  # type: ignore[arg-type]
+
+
+# --- kills ---
+
+
+def test_a_killed_writer_loses_nothing_it_has_acknowledged() -> None:
+    from benchmarks.faults import run
+
+    report = run(5)
+    assert report["kills"] == 5
+    assert report["acknowledged"] > 0
+    assert (report["lost"], report["damaged"]) == (0, 0)
