@@ -58,6 +58,7 @@ def run(kills: int, seed: int = 0) -> dict[str, int]:
             time.sleep(float(rng.uniform(0.0, 1.0)))
             child.send_signal(signal.SIGKILL)
             named |= {line.strip() for line in child.stdout if line.endswith("\n")}
+            child.stdout.close()
             child.wait()
             damaged += any(finding.damage for finding in verify_folder(folder))
             view = read_folder(folder)
