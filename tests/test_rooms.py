@@ -15,7 +15,7 @@ PACKAGE = Path(valuegraph.__file__).parent
 # and what is named before it on its own floor. "integrations." stands for every module in that folder.
 FLOORS = (
     "threads config records episodes evidence credit alignment_kernel alignment kernels "
-    "durable tensor_file wal_format wal manifest",
+    "durable tensor_file wal_format wal manifest regularize",
     "trajectories conversations chat_templates importers testing "
     "model_weights text_models embedding_cache array_encoder encoders "
     "locks growing vectors faiss_build faiss_gpu index adjacency edges propagation",
