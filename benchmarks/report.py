@@ -252,8 +252,8 @@ def summary(document: dict[str, Any], pictures: Sequence[str]) -> str:
         "By `make bench`: every scorer behind one protocol, on the same episodes and embeddings, on tasks\n"
         "held out for this table ([method](docs/benchmarks.md)). [All tables](docs/results/compare.md) have\n"
         "intervals, every attack, calibration, learning curves, each part of ours removed, and a quarter of\n"
-        "the outcomes flipped. Here: *rank / credit / worst hack win*, the best in bold. The worst is of twelve\n"
-        "attacks, *recite* not among them (see [Limits](#limits)).",
+        "the outcomes flipped. Here: *rank / credit / worst hack win*, the best in bold. The worst is of\n"
+        "twelve attacks, *recite* not among them (see [Limits](#limits)).",
         f"Tasks in memory. {standing(memory)}",
         short_table(memory),
     ]
