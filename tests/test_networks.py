@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from valuegraph.networks import (
+    FINAL_WEIGHT,
     InstrumentalNet,
     Reading,
     net_from_arrays,
@@ -75,15 +76,14 @@ def test_z_is_a_unit_vector(net: InstrumentalNet) -> None:
     torch.testing.assert_close(z.norm(dim=-1), torch.ones(2, 5))
 
 
-def test_the_value_loss_is_the_cross_entropy_of_both_heads_inside_the_mask() -> None:
+def test_the_value_loss_is_the_cross_entropy_of_both_heads_with_more_weight_on_the_end() -> None:
     logits, other, credit = random(2, 3), random(2, 3, seed=1), torch.rand(2, 3)
     mask = torch.tensor([[True, True, False], [True, False, False]])
+    weights = {(0, 0): 1.0, (0, 1): FINAL_WEIGHT, (1, 0): FINAL_WEIGHT}
     expected = 0.0
     for head in (logits, other):
-        terms = [
-            bce(float(head[b, t].sigmoid()), float(credit[b, t])) for b, t in mask.nonzero(as_tuple=False)
-        ]
-        expected += float(np.mean(terms))
+        terms = [w * bce(float(head[at].sigmoid()), float(credit[at])) for at, w in weights.items()]
+        expected += sum(terms) / sum(weights.values())
     assert float(value_loss(Reading(unit(2, 3, Z), logits, other), credit, mask)) == pytest.approx(
         expected, rel=1e-5
     )

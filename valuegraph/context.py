@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ __all__ = [
     "learner_inputs",
     "learner_width",
     "repeated_steps",
-    "with_echoes",
 ]
 
 Floats = NDArray[np.float32]
@@ -139,18 +138,6 @@ def decayed_context(encoded: Encoded, counted: NDArray[np.bool_], decay: float =
         memory[alive[keep]] = current[keep]
     norm = np.linalg.norm(context, axis=1, keepdims=True)
     return context / np.maximum(norm, 1e-12)
-
-
-def with_echoes(encoded: Encoded, rng: np.random.Generator, share: float = 0.3) -> Encoded:
-    """The same episodes, a share of whose steps says the goal again: phi <- unit((1 - a) phi + a goal).
-
-    Outcomes stay, so whoever learns from both finds that restating the goal is no evidence of reaching it.
-    """
-    goals = encoded.goals[encoded.episode_of]
-    a = rng.uniform(0.4, 0.9, len(goals)) * (rng.random(len(goals)) < share)
-    mixed = (1.0 - a[:, None]) * encoded.steps + a[:, None] * goals
-    mixed /= np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
-    return replace(encoded, steps=mixed.astype(np.float32))
 
 
 def clause_progress(encoded: Encoded, counted: NDArray[np.bool_]) -> Floats:

@@ -18,7 +18,6 @@ from valuegraph.context import (
     learner_inputs,
     learner_width,
     repeated_steps,
-    with_echoes,
 )
 from valuegraph.credit import discounted_credit
 from valuegraph.encoders import Encoder
@@ -253,7 +252,7 @@ def _training_set(
     part: NDArray[np.int64],
     config: FitConfig,
 ) -> Any:
-    """The counted steps of some episodes, once as they are and once with echoes of the goal among them."""
+    """The counted steps of some episodes."""
     from valuegraph.learner import TrainingSet
 
     credit = np.concatenate(
@@ -262,13 +261,9 @@ def _training_set(
             for y, n in zip(outcomes, np.diff(encoded.starts), strict=True)
         ]
     ).astype(np.float32)
-    echoed = with_echoes(encoded, np.random.default_rng(config.seed))
-    both = np.concatenate([inputs, learner_inputs(echoed, counted)])
     rows = []
     for i in part.tolist():
         span = encoded.rows(i)
         kept = np.flatnonzero(counted[span])
         rows.append(span.start + (kept if len(kept) else np.zeros(1, np.int64)))
-    rows += [r + len(inputs) for r in rows]
-    twice = np.tile(part, 2)
-    return TrainingSet(rows, both, np.tile(credit, 2), twice, tasks[twice])
+    return TrainingSet(rows, inputs, credit, part, tasks[part])

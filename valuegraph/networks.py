@@ -23,6 +23,8 @@ __all__ = [
 
 TEMPERATURE = 0.1
 """tau of the soft nearest-neighbour read over z."""
+FINAL_WEIGHT = 5.0
+"""Weight of an episode's last step in the value loss."""
 
 
 class Reading(NamedTuple):
@@ -74,12 +76,18 @@ class InstrumentalNet(nn.Module):
 
 
 def value_loss(reading: Reading, credit: Tensor, mask: Tensor) -> Tensor:
-    """Binary cross-entropy of both value heads to the credit y (B, T), over the steps in the mask (B, T)."""
-    y = credit[mask]
-    heads = (reading.recurrent[mask], reading.local[mask])
-    return sum(
-        (functional.binary_cross_entropy_with_logits(v, y) for v in heads), torch.zeros((), device=y.device)
+    """Weighted binary cross-entropy of both value heads to the credit y (B, T), over the steps in the mask.
+
+    The last step of an episode weighs `FINAL_WEIGHT`, any other one: its credit is the outcome itself, the
+    only thing that was observed, and there is but one of it among all the steps that merely lead there.
+    """
+    from_end = mask.flip(1).cumsum(1).flip(1)
+    weight = torch.where(from_end == 1, FINAL_WEIGHT, 1.0)[mask]
+    losses = (
+        functional.binary_cross_entropy_with_logits(head[mask], credit[mask], weight, reduction="sum")
+        for head in (reading.recurrent, reading.local)
     )
+    return sum(losses, torch.zeros((), device=credit.device)) / weight.sum()
 
 
 def retrieval_loss(z: Tensor, credit: Tensor, group: Tensor, temperature: float = TEMPERATURE) -> Tensor:

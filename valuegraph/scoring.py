@@ -22,8 +22,8 @@ Array = NDArray[np.float64]
 _FLOOR = 1e-4  # a soft AND of logarithms: what is missing costs dearly, but stays finite
 _PATHS = 64
 _MEMORY_SHARE = 0.75
-_DOUBTED, _DOUBTED_RUNNING = 0.3, 0.5  # share of g where the goal is new, in the total and on the way there
-_SATURATION = 0.8  # utility of a full success where nothing was held out to learn it from
+_DOUBTED, _DOUBTED_RUNNING = 0.2, 0.5  # share of g where the goal is new, in the total and on the way there
+_SATURATION = 0.9  # utility of a full success where nothing was held out to learn it from
 _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
 _SMALL = 50_000  # nodes up to which searching is work in small pieces
@@ -100,8 +100,6 @@ class _Reading(NamedTuple):
     """Support at (phi, goal), whatever came before."""
     dead_end: Array
     """How surely episodes end badly here."""
-    alike: Array
-    """Kernel read of credit at z alone: steps that played the same role for any goal."""
 
 
 class _Aligned(NamedTuple):
@@ -143,7 +141,6 @@ class Scorer:
             self._by_goal.setdefault(path.goal, []).append(i)
         self._known = np.array(sorted(self._by_goal), np.int64)
         visits = np.maximum(self.graph.column("visits"), 1.0)
-        self._credit = self.graph.column("credit") / visits
         self._dead = (self.graph.column("ended") - self.graph.column("won")) / visits
 
     def evidence(self, encoded: Encoded) -> tuple[NDArray[np.bool_], Array]:
@@ -252,20 +249,13 @@ class Scorer:
     def _read(self, z: Floats | None, steps: Floats, goals: Floats) -> _Reading:
         """Everything that the memory says of each step, in one search."""
         graph, n = self.graph, len(steps)
-        queries = [graph.keys(z, steps, goals), graph.keys(None, steps, goals)]
-        if z is not None:
-            queries.append(graph.keys(z, None, None))
-        near = graph.neighbours(np.concatenate(queries))
-        parts = [
-            Neighbours(near.nodes[i : i + n], near.kernel[i : i + n]) for i in range(0, n * len(queries), n)
-        ]
-        role, here, alike = parts[0], parts[1], parts[-1]
+        near = graph.neighbours(np.concatenate([graph.keys(z, steps, goals), graph.keys(None, steps, goals)]))
+        role, here = (Neighbours(near.nodes[i : i + n], near.kernel[i : i + n]) for i in (0, n))
         return _Reading(
             value=graph.read(role),
             support=role.support,
             covered=here.support,
             dead_end=graph.read(here, self._dead) * here.support,
-            alike=graph.read(alike, self._credit),
         )
 
     def _aligned(
@@ -358,20 +348,18 @@ def _confidence(likeness: float) -> float:
 
 
 def _terminal(value: NDArray, read: _Reading, confidence: Array) -> Array:
-    """u_t: the value head, which where the goal is new also hears what led to success in the same role
-    elsewhere, blended with the kernel read of h by support. Geometric means throughout."""
-    doubt, share = 0.5 * (1.0 - confidence), _MEMORY_SHARE * confidence * read.support
-    inferred = (1.0 - doubt) * _log(value) + doubt * _log(read.alike)
-    return np.exp((1.0 - share) * inferred + share * _log(read.value))
+    """u_t: the value head blended with the kernel read of h by support; a geometric mean."""
+    share = _MEMORY_SHARE * confidence * read.support
+    return np.exp((1.0 - share) * _log(value) + share * _log(read.value))
 
 
 def _combine(terminal: Array, instrumental: Array, match: Array, confidence: Array, doubted: float) -> Array:
-    """(u / .7)^(1-w) g^w tau^((1-c)/2), w = .7 c + doubted (1 - c); u from .7 on is as good as it gets."""
+    """(u / .9)^(1-w) g^w tau^((1-c)/4), w = .7 c + doubted (1 - c); u from .9 on is as good as it gets."""
     weight = 0.7 * confidence + doubted * (1.0 - confidence)
     return np.exp(
-        (1.0 - weight) * _log(terminal / 0.7)
+        (1.0 - weight) * _log(terminal / 0.9)
         + weight * _log(instrumental)
-        + 0.5 * (1.0 - confidence) * _log(match)
+        + 0.25 * (1.0 - confidence) * _log(match)
     )
 
 
