@@ -232,7 +232,7 @@ class Scorer:
             # Nothing comes after this end: unless it is a good one, what was promising is lost. Steps that do
             # not count cannot make it better, so they are no end of their own.
             good = np.clip((terminal[last:].min() - _BAD_END) / (_GOOD_END - _BAD_END), 0.0, 1.0)
-            closing[-1] *= 1.0 - sure**2 * (1.0 - good)
+            closing[-1] *= 1.0 - sure**4 * (1.0 - good)
         near = np.clip((similarity - 0.5) / 0.4, 0.0, 1.0)
         return RolloutScore(
             np.concatenate([running[:last], closing[last:]]),
