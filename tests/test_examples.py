@@ -44,6 +44,40 @@ def test_online_from_scratch(tmp_path):
     assert "(reaches the goal)" in run("online_from_scratch.py", cwd=tmp_path)
 
 
+def test_trl_grpo(tmp_path):
+    pytest.importorskip("trl", reason="the example trains with TRL")
+    said = run("trl_grpo.py", "--steps", 2, "--epochs", 1, cwd=tmp_path)
+    (first, last) = re.findall(r"mean reward: ([\d.]+) in the first .* ([\d.]+) in the last", said)[0]
+    assert 0.0 < float(first) < 1.0
+    assert 0.0 < float(last) < 1.0
+
+
+def test_sb3_minigrid(tmp_path):
+    pytest.importorskip("stable_baselines3", reason="the example trains with Stable-Baselines3")
+    pytest.importorskip("minigrid", reason="the example plays MiniGrid")
+    said = run("sb3_minigrid.py", "--steps", 1500, cwd=tmp_path)
+    episodes, memories = re.search(r"(\d+) episodes make (\d+) memories", said).groups()
+    assert int(episodes) > 1
+    assert int(memories) > 1
+
+
+def test_score_chat_logs(tmp_path):
+    said = run("score_chat_logs.py", "--epochs", 1, "--tasks", 2, cwd=tmp_path)
+    gains = [float(gain) for gain in re.findall(r"^  ([+-][\d.]+) +\d+\. >", said, re.MULTILINE)]
+    total = float(re.search(r"^  ([+-][\d.]+)  in all", said, re.MULTILINE)[1])
+    assert len(gains) > 1
+    assert sum(gains) == pytest.approx(total, abs=0.01)
+
+
+def test_serve_and_score(tmp_path):
+    pytest.importorskip("uvicorn", reason="the example starts a server")
+    said = run("serve_and_score.py", cwd=tmp_path)
+    good, poor, yes = (float(x) for x in re.findall(r"^([\d.]+) for '", said, re.MULTILINE))
+    assert good > poor
+    assert good > yes
+    assert "on disk: True" in said
+
+
 def test_the_readme_shows_a_valid_episode():
     (record,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
     assert Episode.from_dict(json.loads(record)).outcome == 1.0
@@ -57,7 +91,7 @@ def test_the_readme_names_files_that_are_there():
 
 def test_the_readme_names_commands_and_options_that_exist(capsys):
     lines = [line for line in README.splitlines() if line.startswith("valuegraph ")]
-    assert len(lines) == 8
+    assert len(lines) == 9
     for line in lines:
         command = line.split()[1]
         with pytest.raises(SystemExit) as left:
