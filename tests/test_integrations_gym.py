@@ -63,10 +63,16 @@ def test_the_potential_of_a_remembered_state_is_its_value(rm):
 @pytest.mark.parametrize("actions", [WIN, LOSE, BACK_AND_FORTH])
 def test_scores_are_those_of_the_whole_episode(rm, mode, actions):
     env = ValueRewardWrapper(Corridor(max_steps=6), rm, mode=mode)
-    rewards, infos, *_ = play(env, actions)
-    potentials = rm.score([Episode("whole", visited(actions))]).potentials[0]
+    rewards, infos, terminated, _ = play(env, actions)
+    whole = Episode("whole", visited(actions), terminated=terminated)
     own = np.array([info["original_reward"] for info in infos[1:]])
-    np.testing.assert_allclose(rewards - (own if mode == "add" else 0.0), np.diff(potentials), atol=1e-12)
+    paid = rewards - (own if mode == "add" else 0.0)
+    potentials = rm.score([whole]).potentials[0]
+    ongoing = rm.score([whole], ongoing=True).potentials[0]
+    np.testing.assert_allclose(paid[:-1], np.diff(ongoing)[:-1], atol=1e-12)
+    np.testing.assert_allclose(ongoing[0] + paid.sum(), potentials[-1], atol=1e-12)
+    if actions is not BACK_AND_FORTH:  # where nothing counts after the first step, its account stays open
+        np.testing.assert_allclose(paid, np.diff(potentials), atol=1e-12)
     assert own[-1] == (actions is WIN)
     assert actions is not WIN or rewards.sum() > 0.5
 

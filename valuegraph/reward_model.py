@@ -121,14 +121,20 @@ class RewardModel:
         """The memory; do not change it."""
         return self._graph
 
-    def score(self, rollouts: Sequence[Episode]) -> Scores:
-        """Score rollouts; their outcomes, rewards and metadata are not read."""
+    def score(self, rollouts: Sequence[Episode], *, ongoing: bool = False) -> Scores:
+        """Score rollouts; their outcomes, rewards and metadata are not read.
+
+        `ongoing` rollouts are not over: U_t is then, up to the last step, what it will be in the whole.
+        """
         rollouts = list(rollouts)
         if not rollouts:
             raise EpisodeError("there is no rollout to score")
         encoded = encode_episodes(rollouts, self.encoder, self.config.evidence)
         with self._lock.read:
-            return collect([rollout.episode_id for rollout in rollouts], self._scorer.score(encoded))
+            scores = self._scorer.score(encoded)
+        if ongoing:
+            scores = [score._replace(potential=score.running) for score in scores]
+        return collect([rollout.episode_id for rollout in rollouts], scores)
 
     def update(self, episodes: Sequence[Episode]) -> UpdateReport:
         """Write episodes into the memory, link them, send credit backwards; no gradient step.

@@ -77,6 +77,8 @@ class RolloutScore(NamedTuple):
 
     potential: Array
     """U_t on the way, and the total from the last step that counts."""
+    running: Array
+    """U_t had the rollout not stopped yet."""
     closing: Array
     """The total, had the rollout stopped here."""
     terminal: Array
@@ -236,6 +238,7 @@ class Scorer:
         near = np.clip((similarity - 0.5) / 0.4, 0.0, 1.0)
         return RolloutScore(
             np.concatenate([running[:last], closing[last:]]),
+            running,
             closing,
             terminal,
             instrumental,

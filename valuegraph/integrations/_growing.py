@@ -10,6 +10,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -157,7 +158,8 @@ class GrowingEpisodes:
             episode = self._of(move.row)
             episode.steps.append(self._step(move.observation, move.action, move.info, move.reward))
             episode.ret += move.reward
-        values, novelties = self._values([move.row for move in moves])
+        ending = {move.row: move.terminated for move in moves if move.terminated or move.truncated}
+        values, novelties = self._values([move.row for move in moves], ending)
         rewards = [self._reward(*each) for each in zip(moves, values, novelties, strict=True)]
         for move in moves:
             if move.terminated or move.truncated:
@@ -213,16 +215,32 @@ class GrowingEpisodes:
             raise RuntimeError("step was called before reset, or after the episode had ended")
         return episode
 
-    def _values(self, rows: Sequence[int]) -> tuple[list[float], list[float]]:
-        """Value and novelty of the state that each row is in."""
+    def _values(
+        self, rows: Sequence[int], ending: Mapping[int, bool] = MappingProxyType({})
+    ) -> tuple[list[float], list[float]]:
+        """Value and novelty of the state that each row is in; `ending` says whether those that are over were
+        terminated, rather than truncated.
+        """
         episodes = [self._of(row) for row in rows]
         if self.mode == "shaping":
             values = self._remembered(self._psi, self.rm.potential, episodes)
         else:
-            names = [f"{i}" for i in range(len(rows))]
-            prefixes = [Episode(i, tuple(e.steps), e.goal) for i, e in zip(names, episodes, strict=True)]
-            # A step is worth what it adds, so the prefix is scored; no step is scored by what came after it.
-            values = self.rm.score(prefixes).total.tolist() if prefixes else []
+            values = [0.0] * len(rows)
+            for over in (False, True):
+                these = [i for i, row in enumerate(rows) if (row in ending) == over]
+                # A step is worth what it adds, so the prefix is scored: nothing that comes later can matter.
+                prefixes = [
+                    Episode(
+                        f"{i}",
+                        tuple(episodes[i].steps),
+                        episodes[i].goal,
+                        terminated=ending.get(rows[i], False),
+                    )
+                    for i in these
+                ]
+                totals = self.rm.score(prefixes, ongoing=not over).total if prefixes else ()
+                for i, total in zip(these, totals, strict=True):
+                    values[i] = float(total)
         novelties = [0.0] * len(rows)
         if self.novelty_bonus:
             novelties = self._remembered(self._new, self.rm.novelty, episodes)
