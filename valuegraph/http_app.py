@@ -28,6 +28,7 @@ from valuegraph.admission import Gate, Limits
 from valuegraph.batching import Batcher, QueueClosed, QueueFull
 from valuegraph.episodes import Episode, EpisodeError
 from valuegraph.http_schemas import ABOUT, SCHEMAS
+from valuegraph.records import KnownEpisodeError
 from valuegraph.reward_model import RewardModel, UpdateReport
 from valuegraph.scoring import Scores
 
@@ -217,9 +218,10 @@ def _update(rm: RewardModel, metrics: _Metrics, groups: list[Sequence[Episode]])
         try:
             results.append(rm.update(group))
             metrics.remembered.inc(len(group))
+        except KnownEpisodeError as error:
+            results.append(HTTPException(409, str(error)))
         except EpisodeError as error:
-            known = str(error).endswith("is already remembered")
-            results.append(HTTPException(409, str(error)) if known else error)
+            results.append(error)
         except (ValueError, OSError) as error:  # the folder: in use by another process, full, gone
             results.append(HTTPException(503, f"nothing was written: {error}"))
     return results

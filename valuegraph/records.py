@@ -28,6 +28,10 @@ class EpisodeError(ValueError):
     """Input that is not a valid episode; the message names the file, the line, the episode and the field."""
 
 
+class KnownEpisodeError(EpisodeError):
+    """An episode that is already remembered: whoever sends it again need not."""
+
+
 def iter_records(path: PathLike) -> Iterator[Located]:
     """Yield (place, record) for each record of a file, row by row (a `.json` file is read whole).
 

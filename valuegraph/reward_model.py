@@ -25,6 +25,7 @@ from valuegraph.index import FaissIndex, promote, sampled_recall
 from valuegraph.locks import ReadWriteLock
 from valuegraph.networks import InstrumentalNet, net_from_arrays, net_to_arrays
 from valuegraph.persistence import FolderWriter, ModelFolderError, read_folder
+from valuegraph.records import KnownEpisodeError
 from valuegraph.scoring import Calibration, Scorer, Scores, collect
 from valuegraph.threads import one_thread
 
@@ -140,7 +141,7 @@ class RewardModel:
         """Write episodes into the memory, link them, send credit backwards; no gradient step.
 
         For a model bound to a folder the update is durable when this returns, and if this raises, neither
-        memory nor folder has changed. Raises `EpisodeError` for an episode that is already remembered.
+        memory nor folder has changed. Raises `KnownEpisodeError` for an episode that is already remembered.
         """
         episodes = list(episodes)
         check_episodes(episodes)
@@ -149,7 +150,7 @@ class RewardModel:
         with self._updating:
             for episode in episodes:
                 if episode.episode_id in self._ids:
-                    raise EpisodeError(f"episode {episode.episode_id!r} is already remembered")
+                    raise KnownEpisodeError(f"episode {episode.episode_id!r} is already remembered")
             prepared = self._prepare(episodes)
             durable = self._folder is not None
             if durable:
