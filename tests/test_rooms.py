@@ -22,7 +22,7 @@ FLOORS = (
     "context graph networks",
     "consolidation learner scoring fitting explain",
     "persistence hub",
-    "reward_model",
+    "reward_model monitor",
     "integrations._rollouts integrations._tokens integrations._growing integrations. "
     "payloads batching admission http_schemas http_app server demo cli",
 )
