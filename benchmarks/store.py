@@ -309,11 +309,14 @@ def show(report: dict[str, Any], indent: str = "") -> None:
             print(f"{indent}{name}")
             show(value, indent + "  ")
         else:
-            print(
-                f"{indent}{name:42s} {value:,.4g}"
+            number = (
+                f"{value:,.4g}"
                 if isinstance(value, float)
-                else f"{indent}{name:42s} {value:,}"
+                else f"{value:,}"
+                if isinstance(value, int)
+                else value
             )
+            print(f"{indent}{name:42s} {number}")
 
 
 def main() -> None:

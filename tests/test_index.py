@@ -10,6 +10,7 @@ import pytest
 
 from valuegraph.faiss_build import TRAIN_FROM
 from valuegraph.faiss_gpu import gpu_available
+from valuegraph.growing import LabelOf
 from valuegraph.index import (
     TIERS,
     ExactIndex,
@@ -283,6 +284,29 @@ def test_bad_additions_change_nothing(
 def test_bad_questions_are_refused(index: VectorIndex, call: Callable, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(index)
+
+
+@pytest.mark.parametrize("spread", [1, 50_000, 2**50])
+def test_labels_of_ids_are_those_of_a_dict(spread: int) -> None:
+    rng, labels, expected = np.random.default_rng(0), LabelOf(), {}
+    for start in range(0, 600, 60):
+        ids = np.unique(rng.integers(0, 500 * spread, 60))
+        ids = ids[labels.find(ids) < 0]
+        labels.put(ids, np.arange(start, start + len(ids)))
+        expected |= dict(zip(ids.tolist(), range(start, start + len(ids)), strict=True))
+        gone = rng.permutation([*expected, 501 * spread])[:20]
+        assert sorted(labels.pop(gone)) == sorted(expected.pop(i) for i in gone.tolist() if i in expected)
+        asked = np.array([*expected, *gone.tolist(), 10**18])
+        assert labels.find(asked).tolist() == [expected.get(i, -1) for i in asked.tolist()]
+        assert len(labels) == len(expected)
+
+
+def test_dense_ids_take_few_bytes_and_scattered_ones_more() -> None:
+    ids, few, many = np.arange(10_000), LabelOf(), LabelOf()
+    few.put(ids, ids)
+    many.put(10**6 * ids, ids)
+    assert few.nbytes <= 16 * len(ids)
+    assert many.nbytes > 64 * len(ids)  # control
 
 
 # --- bytes -------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ TRAIN_FROM: Final = {"ivf_fp16": 2_000, "ivf_sq8": 2_000, "ivf_pq": 10_000}
 
 _TUNED_RECALL = 0.98  # of 16 neighbours, on a sample, when the number of lists to visit is chosen
 _MIN_PROBES = 4  # for queries that lie between clusters
+_FEW = 8  # neighbours that are found one after another
 _BLOCK = 4_096  # rows per matrix product: the scores of a batch stay in the cache
 
 
@@ -139,7 +140,16 @@ def list_search(
 
 
 def _partial_sort(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k largest of each row, descending; no threads, whose waking costs more than so few rows do."""
+    """The k largest of each row, descending, which may be written over; no threads, whose waking costs more
+    than so few rows do."""
+    if k <= _FEW:  # the largest, then the next: the fastest way to a handful
+        rows, top = np.arange(len(scores)), np.empty((len(scores), k), np.int64)
+        found = np.empty((len(scores), k), np.float32)
+        for i in range(k):
+            top[:, i] = scores.argmax(axis=1)
+            found[:, i] = scores[rows, top[:, i]]
+            scores[rows, top[:, i]] = -np.inf
+        return found, top
     top = np.argpartition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k :]
     found = np.take_along_axis(scores, top, axis=1)
     order = np.lexsort((top, -found), axis=1)

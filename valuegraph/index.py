@@ -19,6 +19,7 @@ from valuegraph.faiss_build import (
     product_search,
 )
 from valuegraph.faiss_gpu import MAX_NEIGHBOURS, GpuCopy, Host, gpu_available
+from valuegraph.growing import LabelOf
 from valuegraph.locks import ReadWriteLock
 from valuegraph.vectors import (
     ExactIndex,
@@ -143,7 +144,8 @@ class FaissIndex:
         self._ids = np.full(len(ids) + max(64, len(ids) // 2), -1, np.int64)
         self._ids[: len(ids)] = ids
         alive = np.flatnonzero(ids >= 0)
-        self._labels = dict(zip(ids[alive].tolist(), alive.tolist(), strict=True))
+        self._labels = LabelOf()
+        self._labels.put(ids[alive], alive)
         self._tombstones = np.flatnonzero(ids < 0).tolist()
         self._epoch += 1
 
@@ -166,7 +168,7 @@ class FaissIndex:
         """See `VectorIndex.add`."""
         new, given = check_batch(vectors, ids, self.dim)
         with self._lock.write:
-            check_new([i for i in given.tolist() if i in self._labels])
+            check_new(given[self._labels.find(given) >= 0])
             self._insert(new, given)
             ready = self._flat and len(self._labels) >= TRAIN_FROM.get(self._tier, len(self._labels) + 1)
         if ready:
@@ -184,16 +186,16 @@ class FaissIndex:
         else:
             self._host.add_with_ids(new, labels)  # plain `add` would corrupt the map from labels to lists
         self._ids[start:stop] = ids
-        self._labels.update(zip(ids.tolist(), labels.tolist(), strict=True))
+        self._labels.put(ids, labels)
         self._next = stop
 
     def remove(self, ids: ArrayLike) -> int:
         """See `VectorIndex.remove`."""
         given = check_ids(ids)
         with self._lock.write:
-            gone = [self._labels.pop(i) for i in given.tolist() if i in self._labels]
+            gone = self._labels.pop(given)
             self._ids[gone] = -1
-            self._tombstones += gone
+            self._tombstones += gone.tolist()
             # A rebuild in progress needs the labels as they are.
             if len(self._tombstones) > _MAX_TOMBSTONES and not self._rebuilding.locked():
                 self._compact()
@@ -300,10 +302,16 @@ class FaissIndex:
 
     def reconstruct(self, ids: ArrayLike) -> NDArray[np.float32]:
         """See `VectorIndex.reconstruct`."""
-        wanted = check_ids(ids).tolist()
+        wanted = check_ids(ids)
         with self._lock.read:
-            check_known([i for i in wanted if i not in self._labels])
-            return self._vectors(np.array([self._labels[i] for i in wanted], dtype=np.int64))
+            labels = self._labels.find(wanted)
+            check_known(wanted[labels < 0])
+            return self._vectors(labels)
+
+    @property
+    def ids_nbytes(self) -> int:
+        """Bytes of memory that the ids take, beside the vectors."""
+        return int(self._ids.nbytes) + self._labels.nbytes
 
     def to_bytes(self) -> bytes:
         """See `VectorIndex.to_bytes`."""
