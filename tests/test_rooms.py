@@ -18,11 +18,12 @@ FLOORS = (
     "durable tensor_file wal_format wal manifest regularize",
     "trajectories conversations chat_templates importers testing "
     "model_weights text_models embedding_cache array_encoder encoders "
-    "locks growing vectors faiss_build faiss_gpu index adjacency edges propagation",
+    "locks growing vectors faiss_build faiss_gpu index adjacency edges propagation "
+    "ray_workers sharded_index block_propagation",
     "context graph networks",
     "consolidation learner scoring fitting explain",
     "persistence hub",
-    "reward_model monitor",
+    "reward_model ray_fit monitor",
     "integrations._rollouts integrations._tokens integrations._growing integrations. "
     "payloads batching admission http_schemas http_app server demo cli",
 )

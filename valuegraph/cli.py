@@ -62,8 +62,11 @@ def fit(args: argparse.Namespace) -> None:
     print(describe(episodes, args.episodes), flush=True)
     encoder = TextEncoder(args.encoder) if args.encoder else None
     _quiet_lightning()
+    learn: Any = RewardModel.fit
+    if args.ray:
+        from valuegraph.ray_fit import fit_on_ray as learn
     with _about(args.episodes):
-        model = RewardModel.fit(episodes, encoder, config, progress=sys.stdout.isatty())
+        model = learn(episodes, encoder, config, progress=sys.stdout.isatty())
     model.save(args.out)
     sizes = model.summary()
     weights = f", weights from {model.encoder.source}" if isinstance(model.encoder, TextEncoder) else ""
@@ -226,6 +229,9 @@ def _parser() -> argparse.ArgumentParser:
     of.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the model is saved")
     settings(of)
     of.add_argument("--encoder", metavar="NAME", help="a sentence-transformers model, by name or folder")
+    of.add_argument(
+        "--ray", action="store_true", help="embed on the Ray cluster at RAY_ADDRESS, or on a local one"
+    )
 
     of = command(score)
     model_folder(of)
