@@ -222,7 +222,7 @@ def nodes_in_use(ray: Any) -> int:
 
 def test_too_small_a_cluster_is_named_and_left_free(ray: Any) -> None:
     with pytest.raises(TimeoutError, match="2 of 2 workers found no place within 1 seconds: each needs 3"):
-        Workers(Shard, [(DIM, "exact")] * 2, num_cpus=3.0, patience=1.0)
+        Workers(Shard, [(0, 2, DIM, "exact"), (1, 2, DIM, "exact")], num_cpus=3.0, patience=1.0)
 
 
 # --- values ---
@@ -281,9 +281,8 @@ def test_a_fit_on_the_cluster_is_the_fit_of_one_process(ray: Any, tmp_path, monk
     command = ["fit", str(tmp_path / "walks.jsonl"), "--config", str(tmp_path / "short.yaml"), "--out"]
     assert main([*command, str(tmp_path / "far"), "--ray"]) == 0
     assert not asked  # every step was embedded by the cluster
-    assert main([*command, str(tmp_path / "here")]) == 0
-    assert asked
-    far, here = (RewardModel.load(tmp_path / name) for name in ("far", "here"))
+    far = RewardModel.load(tmp_path / "far")
+    here = RewardModel.fit(data, config=FitConfig(epochs=1, device="cpu"), progress=False)
     assert isinstance(far.encoder, ArrayEncoder)
     np.testing.assert_array_equal(far.score(data).total, here.score(data).total)
     np.testing.assert_array_equal(far.graph.values, here.graph.values)

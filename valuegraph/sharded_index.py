@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from valuegraph.growing import LabelOf
 from valuegraph.index import index_from_bytes, make_index
 from valuegraph.locks import ReadWriteLock
 from valuegraph.ray_workers import Workers
@@ -54,11 +55,12 @@ class ShardedIndex:
         if shards < 1:
             raise ValueError(f"shards must be at least 1, got {shards}")
         self.dim = check_dim(dim)
-        own = (dim, tier, device, -(-expected_size // shards))
-        self._open([own] * shards, num_cpus, 0)
+        self._open([(dim, tier, device, -(-expected_size // shards))] * shards, num_cpus, 0)
 
     def _open(self, arguments: list[tuple[Any, ...]], num_cpus: float, written: int) -> None:
-        self._workers = Workers(Shard, arguments, num_cpus=num_cpus)
+        shards = len(arguments)
+        own = [(number, shards, *rest) for number, rest in enumerate(arguments)]
+        self._workers = Workers(Shard, own, num_cpus=num_cpus)
         self._lock = ReadWriteLock()
         self._written = written
 
@@ -156,16 +158,28 @@ class ShardedIndex:
 
 
 class Shard:
-    """What lives in one actor: an index, and for each id its place in the order of insertion."""
+    """What lives in one actor: an index, and for each id its place in the order of insertion.
 
-    def __init__(self, dim: int, kept: str | bytes, device: str = "cpu", expected_size: int = 0) -> None:
-        self._order: dict[int, int] = {}
+    Inside, ids are divided by the number of shards, so that dense ids stay dense and cost little.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        shards: int,
+        dim: int,
+        kept: str | bytes,
+        device: str = "cpu",
+        expected_size: int = 0,
+    ) -> None:
+        """`kept` is a tier, or what `to_bytes` gave."""
+        self._number, self._shards, self._order = number, shards, LabelOf()
         if isinstance(kept, str):
             self._index = make_index(dim, tier=kept, device=device, expected_size=expected_size)
         else:
             _, order, body = unpack(kept)
             self._index = index_from_bytes(body, device=device)
-            self._order = dict(zip(self._index.ids().tolist(), order.tolist(), strict=True))
+            self._order.put(self._index.ids(), order)
 
     def tier(self) -> str:
         """Of the index."""
@@ -177,36 +191,39 @@ class Shard:
 
     def known(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of the ids that are here."""
-        return ids[np.array([i in self._order for i in ids.tolist()], np.bool_)]
+        return ids[self._order.find(ids // self._shards) >= 0]
 
     def add(self, vectors: NDArray[np.float32], ids: NDArray[np.int64], order: NDArray[np.int64]) -> None:
         """New vectors with their places in the order of insertion."""
         if len(ids):
-            self._index.add(vectors, ids)
-            self._order.update(zip(ids.tolist(), order.tolist(), strict=True))
+            self._index.add(vectors, ids // self._shards)
+            self._order.put(ids // self._shards, order)
 
     def remove(self, ids: NDArray[np.int64]) -> int:
         """How many there were."""
-        for i in ids.tolist():
-            self._order.pop(i, None)
-        return self._index.remove(ids)
+        self._order.pop(ids // self._shards)
+        return self._index.remove(ids // self._shards)
 
     def search(self, queries: NDArray[np.float32], k: int) -> SearchResult:
         """The k nearest here."""
-        return self._index.search(queries, k)
+        similarity, inside = self._index.search(queries, k)
+        return SearchResult(similarity, np.where(inside < 0, -1, self._outside(inside)))
 
     def ids(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """All ids and their places in the order of insertion."""
-        ids = self._index.ids()
-        return ids, np.array([self._order[i] for i in ids.tolist()], np.int64)
+        inside = self._index.ids()
+        return self._outside(inside), self._order.find(inside)
 
     def reconstruct(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors with these ids."""
-        return self._index.reconstruct(ids)
+        return self._index.reconstruct(ids // self._shards)
 
     def to_bytes(self) -> bytes:
         """The index behind the order of insertion."""
         return pack({"tier": "shard"}, self.ids()[1], self._index.to_bytes())
+
+    def _outside(self, inside: NDArray[np.int64]) -> NDArray[np.int64]:
+        return inside * self._shards + self._number
 
 
 def merge(found: list[SearchResult], k: int) -> SearchResult:
