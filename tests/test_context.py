@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from valuegraph.context import (
     encode_episodes,
     learner_inputs,
     learner_width,
+    misdirected,
     repeated_steps,
 )
 from valuegraph.encoders import ArrayEncoder
@@ -163,3 +166,21 @@ def test_without_a_goal_there_is_no_progress_and_no_cosine() -> None:
     assert not inputs[:, DIM : 2 * DIM].any()
     assert not inputs[:, 3 * DIM :].any()
     assert inputs[:, :DIM].any()
+
+
+def test_a_misdirected_copy_did_the_same_for_another_goal() -> None:
+    encoded = episodes_of([3, 5, 2, 4])
+    goals = encoded.goals.copy()
+    goals[1], goals[3] = goals[0], 0.0
+    encoded = replace(encoded, goals=goals)
+    copies, sources = misdirected(encoded, np.arange(4), np.random.default_rng(0))
+    assert sources.tolist() == [0, 1, 2]  # the last one has no goal, and gives none away
+    for i, b in enumerate(sources.tolist()):
+        np.testing.assert_array_equal(copies.steps[copies.rows(i)], encoded.steps[encoded.rows(b)])
+        assert not np.array_equal(copies.goals[i], encoded.goals[b])
+        given = next(j for j in range(3) if np.array_equal(copies.goals[i], encoded.goals[j]))
+        assert copies.clauses[i] is encoded.clauses[given] or given < 2
+    alone, none = misdirected(
+        replace(encoded, goals=np.tile(goals[0], (4, 1))), np.arange(4), np.random.default_rng(0)
+    )
+    assert len(none) == len(alone.goals) == len(alone.steps) == 0

@@ -212,7 +212,8 @@ def test_a_trainer_of_ones_own_with_checkpoints_that_load_without_pickle(tmp_pat
 
     encoder = ArrayEncoder(2, features=8)
     train, held = training_sets(episodes(), encoder, CONFIG)
-    assert len(train) == 11 * len(held) > 0
+    assert len(held) == 2
+    assert 22 < len(train) <= 22 + 8  # some of the eight successes come a second time, with another goal
     data = EpisodeDataModule(train, held, batch_size=8)
     torch.manual_seed(0)
     learner = InstrumentalLearner(learner_width(encoder.dim), 8, 4, total_steps=2 * data.batches)

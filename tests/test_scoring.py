@@ -79,6 +79,21 @@ def test_the_numbers_in_the_docstrings() -> None:
     assert result.failed == 0
 
 
+def test_a_step_off_the_ways_undoes_nothing_but_adds_nothing(scorer: Scorer) -> None:
+    """State 9 was never seen: after it the memory stands by what it said, also at the end."""
+    value, support = np.array([0.3, 0.0, 0.6, 0.0]), np.array([1.0, 0.0, 0.8, 0.2])
+    said, firmly = scoring.carried(value, support, np.full(4, True))
+    assert said == pytest.approx([0.3, 0.3, 0.54, 0.8 * 0.54])
+    assert firmly == pytest.approx(np.ones(4))
+    said, _ = scoring.carried(value, support, np.array([True, True, False, True]))
+    assert said == pytest.approx([0.3, 0.3, 0.54, 0.8 * 0.3])  # what does not count leaves no trace
+    nothing, never = scoring.carried(np.array([0.9, 0.9]), np.zeros(2), np.full(2, True))
+    assert not nothing.any()
+    assert not never.any()
+    assert utility(scorer, 0, 1, 9) == pytest.approx(utility(scorer, 0, 1), rel=0.5)
+    assert utility(scorer, 0, 1, 9) <= utility(scorer, 0, 1)
+
+
 @given(st.lists(st.tuples(unit, st.booleans()), min_size=1, max_size=20))
 def test_hold_lets_a_step_without_evidence_lower_but_not_raise(steps: list[tuple[float, bool]]) -> None:
     potential, counted = (np.array(column) for column in zip(*steps, strict=True))

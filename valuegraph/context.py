@@ -23,6 +23,7 @@ __all__ = [
     "encode_episodes",
     "learner_inputs",
     "learner_width",
+    "misdirected",
     "repeated_steps",
 ]
 
@@ -32,6 +33,7 @@ DECAY = 0.8
 """Decay per step of the causal context: about five steps back still weigh a third."""
 REPEAT = 0.995
 """Cosine from which a step says what an earlier step of the rollout has said already."""
+_OTHER_GOAL = 0.9  # cosine of two goals below which what serves one need not serve the other
 _CLAUSE = re.compile(r"(?<=[.!?;])\s+|\n+")
 _CLAUSE_FEATURES = 6
 
@@ -108,6 +110,30 @@ def encode_episodes(episodes: Sequence[Episode], encoder: Encoder, evidence: str
         clauses=tuple(none if e.goal is None else stacked[e.goal] for e in episodes),
         ended=tuple(e.terminated and not e.truncated for e in episodes),
     )
+
+
+def misdirected(
+    encoded: Encoded, episodes: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[Encoded, NDArray[np.int64]]:
+    """Copies of episodes with the goal of another one: the same deeds, but not what was asked for. With them
+    the episode that each was made from; there is none of an episode for whose goal there is no other.
+    """
+    goals = encoded.goals
+    made: list[tuple[int, int]] = []
+    for b in episodes.tolist():
+        others = np.flatnonzero((goals @ goals[b] < _OTHER_GOAL) & goals.any(axis=1))
+        if goals[b].any() and len(others):
+            made.append((b, int(rng.choice(others))))
+    sources, given = np.array(made, np.int64).reshape(-1, 2).T
+    lengths = np.diff(encoded.starts)[sources]
+    rows = [np.arange(encoded.starts[b], encoded.starts[b + 1]) for b in sources.tolist()]
+    copies = Encoded(
+        encoded.steps[np.concatenate(rows)] if rows else encoded.steps[:0],
+        goals[given],
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        tuple(encoded.clauses[i] for i in given.tolist()),
+    )
+    return copies, sources
 
 
 def repeated_steps(encoded: Encoded, threshold: float = REPEAT) -> NDArray[np.bool_]:

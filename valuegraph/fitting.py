@@ -17,6 +17,7 @@ from valuegraph.context import (
     encode_episodes,
     learner_inputs,
     learner_width,
+    misdirected,
     repeated_steps,
 )
 from valuegraph.credit import discounted_credit
@@ -31,6 +32,7 @@ from valuegraph.threads import one_thread
 __all__ = ["Fitted", "fit_memory", "outcomes_of", "step_words", "training_sets", "visits_of"]
 
 _FEWEST = 20  # episodes below which none is held out
+_MISLED = 0.5  # share of successes that the learner also sees with a goal that was not theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,10 @@ def fit_memory(
     counted = countable(encoded)
     inputs = learner_inputs(encoded, counted)
     train, held_out = split(len(episodes), config)
-    sets = [
-        _training_set(encoded, inputs, counted, outcomes, tasks, part, config) for part in (train, held_out)
-    ]
-    net = train_net(encoder.dim, sets[0], sets[1], config, progress) if net is None else net.cpu().eval()
+    if net is None:
+        sets = _training_sets(encoded, inputs, counted, outcomes, tasks, (train, held_out), config)
+        net = train_net(encoder.dim, *sets, config, progress)
+    net = net.cpu().eval()
     with one_thread():
         return _remember(
             episodes, encoded, inputs, counted, outcomes, net, calibration, (train, held_out), config
@@ -118,8 +120,7 @@ def training_sets(
     counted = countable(encoded)
     inputs = learner_inputs(encoded, counted)
     parts = split(len(episodes), config)
-    train, held = (_training_set(encoded, inputs, counted, outcomes, tasks, part, config) for part in parts)
-    return train, held
+    return _training_sets(encoded, inputs, counted, outcomes, tasks, parts, config)
 
 
 def train_net(dim: int, train: Any, held_out: Any, config: FitConfig, progress: bool) -> InstrumentalNet:
@@ -243,6 +244,22 @@ def _known_outcomes(episodes: Sequence[Episode]) -> NDArray[np.float64]:
     return np.array([np.nan if e.outcome is None else e.outcome for e in episodes], np.float64)
 
 
+def _training_sets(
+    encoded: Encoded,
+    inputs: NDArray[np.float32],
+    counted: NDArray[np.bool_],
+    outcomes: NDArray[np.float64],
+    tasks: NDArray[np.int64],
+    parts: tuple[NDArray[np.int64], NDArray[np.int64]],
+    config: FitConfig,
+) -> tuple[Any, Any]:
+    train, held_out = (
+        _training_set(encoded, inputs, counted, outcomes, tasks, part, config, misled)
+        for part, misled in zip(parts, (_MISLED, 0.0), strict=True)
+    )
+    return train, held_out
+
+
 def _training_set(
     encoded: Encoded,
     inputs: NDArray[np.float32],
@@ -251,8 +268,10 @@ def _training_set(
     tasks: NDArray[np.int64],
     part: NDArray[np.int64],
     config: FitConfig,
+    misled: float = 0.0,
 ) -> Any:
-    """The counted steps of some episodes."""
+    """The counted steps of some episodes, and of copies of a share of their successes that were after
+    something else, worth nothing."""
     from valuegraph.learner import TrainingSet
 
     credit = np.concatenate(
@@ -261,9 +280,26 @@ def _training_set(
             for y, n in zip(outcomes, np.diff(encoded.starts), strict=True)
         ]
     ).astype(np.float32)
+    rows, numbers = _counted_rows(encoded, counted, part), part
+    if misled:
+        rng = np.random.default_rng(config.seed)
+        chosen = part[(outcomes[part] > 0.5) & (rng.random(len(part)) < misled)]
+        copies, sources = misdirected(encoded, chosen, rng)
+        kept = countable(copies)
+        rows += [r + len(inputs) for r in _counted_rows(copies, kept, np.arange(len(sources)))]
+        inputs = np.concatenate([inputs, learner_inputs(copies, kept)])
+        credit = np.concatenate([credit, np.zeros(len(copies.steps), np.float32)])
+        numbers = np.concatenate([part, sources])
+    return TrainingSet(rows, inputs, credit, numbers, tasks[numbers])
+
+
+def _counted_rows(
+    encoded: Encoded, counted: NDArray[np.bool_], episodes: NDArray[np.int64]
+) -> list[NDArray[np.int64]]:
+    """The rows of each episode that count; its first where none does."""
     rows = []
-    for i in part.tolist():
-        span = encoded.rows(i)
+    for b in episodes.tolist():
+        span = encoded.rows(b)
         kept = np.flatnonzero(counted[span])
         rows.append(span.start + (kept if len(kept) else np.zeros(1, np.int64)))
-    return TrainingSet(rows, inputs, credit, part, tasks[part])
+    return rows

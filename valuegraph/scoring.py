@@ -21,8 +21,8 @@ Array = NDArray[np.float64]
 
 _FLOOR = 1e-4  # a soft AND of logarithms: what is missing costs dearly, but stays finite
 _PATHS = 64
-_MEMORY_SHARE = 0.75
-_DOUBTED, _DOUBTED_RUNNING = 0.2, 0.5  # share of g where the goal is new, in the total and on the way there
+_MEMORY_SHARE = 0.9
+_DOUBTED, _DOUBTED_RUNNING = 0.05, 0.4  # share of g where the goal is new, in the total and on the way there
 _SATURATION = 0.9  # utility of a full success where nothing was held out to learn it from
 _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
@@ -83,7 +83,6 @@ class RolloutScore(NamedTuple):
     """The total, had the rollout stopped here."""
     terminal: Array
     instrumental: Array
-    goal_match: Array
     support: Array
     counted: NDArray[np.bool_]
     confidence: float
@@ -208,9 +207,7 @@ class Scorer:
         known = np.full(len(steps), _confidence(likeness.max(initial=0.0)))
         covered = known * np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1)
         aligned = self._aligned(steps, ways, likeness, counted, similarity)
-        match = np.ones(len(steps))
-        if goal.any():
-            match = self.calibration.goal_match(steps @ goal)
+        remembered, held = carried(read.value, read.support, counted)
         # A sure dead end stays one, whatever is done or said afterwards; a likely one may have been left.
         lost = np.maximum.accumulate(np.clip(2.0 * read.dead_end - 1.0, 0.0, 1.0))
         alive = 1.0 - np.maximum(read.dead_end, lost)
@@ -218,9 +215,9 @@ class Scorer:
         def utility(
             confidence: Array, doubted: float, saturation: Array | float
         ) -> tuple[Array, Array, Array]:
-            terminal = read.value if value is None else _terminal(value, read, confidence)
+            terminal = remembered if value is None else _terminal(value, remembered, held, confidence)
             instrumental = confidence * aligned.strict + (1.0 - confidence) * aligned.loose
-            total = _combine(terminal, instrumental, match, confidence, doubted)
+            total = _combine(terminal, instrumental, confidence, doubted)
             return hold(np.clip(total / saturation, 0.0, 1.0) * alive, counted), terminal, instrumental
 
         # On the way, the goal alone says how far the memory is to be trusted. With the last step that counts
@@ -242,7 +239,6 @@ class Scorer:
             closing,
             terminal,
             instrumental,
-            match,
             near,
             counted,
             sure,
@@ -350,20 +346,39 @@ def _confidence(likeness: float) -> float:
     return 1.0 if likeness > 0.97 else float(1.0 / (1.0 + np.exp(-(likeness - 0.9) / 0.03)))
 
 
-def _terminal(value: NDArray, read: _Reading, confidence: Array) -> Array:
+def carried(value: Array, support: Array, counted: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """What the memory has said by step t, (T,), and how firmly, (T,).
+
+    Where it says nothing, what it said last stands: a step off the ways seldom undoes what was reached.
+
+      S_t = s_t + (1 - s_t) S_(t-1),  h_t = (s_t h(t) + (1 - s_t) S_(t-1) h_(t-1)) / S_t,
+
+    t - 1 being the last step before t that counts.
+
+    >>> carried(np.array([0.4, 0.0, 0.8]), np.array([1.0, 0.0, 0.5]), np.full(3, True))
+    (array([0.4, 0.4, 0.6]), array([1., 1., 1.]))
+    """
+    said, firmly = np.zeros(len(value)), np.zeros(len(value))
+    last = firm = 0.0
+    for t, s in enumerate(support.tolist()):
+        kept = (1.0 - s) * firm
+        firmly[t] = s + kept
+        said[t] = (s * value[t] + kept * last) / firmly[t] if firmly[t] > 0.0 else 0.0
+        if counted[t]:
+            last, firm = said[t], firmly[t]
+    return said, firmly
+
+
+def _terminal(value: NDArray, remembered: Array, held: Array, confidence: Array) -> Array:
     """u_t: the value head blended with the kernel read of h by support; a geometric mean."""
-    share = _MEMORY_SHARE * confidence * read.support
-    return np.exp((1.0 - share) * _log(value) + share * _log(read.value))
+    share = _MEMORY_SHARE * confidence * held
+    return np.exp((1.0 - share) * _log(value) + share * _log(remembered))
 
 
-def _combine(terminal: Array, instrumental: Array, match: Array, confidence: Array, doubted: float) -> Array:
-    """(u / .9)^(1-w) g^w tau^((1-c)/4), w = .7 c + doubted (1 - c); u from .9 on is as good as it gets."""
+def _combine(terminal: Array, instrumental: Array, confidence: Array, doubted: float) -> Array:
+    """(u / .9)^(1-w) g^w, w = .7 c + doubted (1 - c); u from .9 on is as good as it gets."""
     weight = 0.7 * confidence + doubted * (1.0 - confidence)
-    return np.exp(
-        (1.0 - weight) * _log(terminal / 0.9)
-        + weight * _log(instrumental)
-        + 0.25 * (1.0 - confidence) * _log(match)
-    )
+    return np.exp((1.0 - weight) * _log(terminal / 0.9) + weight * _log(instrumental))
 
 
 def _log(x: NDArray) -> Array:
