@@ -205,6 +205,20 @@ def test_lists_multiplied_as_a_whole_find_what_a_scan_finds(monkeypatch: pytest.
     assert not np.isin(whole.ids, IDS[5:9]).any()
 
 
+@pytest.mark.parametrize("tier", ["flat", "flat_fp16", "ivf_fp16", "ivf_sq8", "ivf_pq"])
+@pytest.mark.parametrize("batch", [1, 60])
+def test_a_width_that_scans_do_not_like_is_nobodys_business(tier: str, batch: int) -> None:
+    odd = unit(VECTORS[:, :13])
+    index, exact = make_index(13, tier=tier, device="cpu"), ExactIndex(13)
+    for each in (index, exact):
+        each.add(odd, np.arange(SIZE))
+    found, expected = (each.search(odd[:batch], 5) for each in (index, exact))
+    np.testing.assert_allclose(found.similarity, expected.similarity, atol=0.2 if tier == "ivf_pq" else 0.03)
+    assert index.reconstruct([3, 1]).shape == (2, 13)
+    again = index_from_bytes(index.to_bytes(), device="cpu")
+    np.testing.assert_array_equal(again.search(odd[:batch], 5).ids, found.ids)
+
+
 def test_sampled_recall_sees_what_a_search_misses() -> None:
     index = make_index(DIM, tier="ivf_fp16", device="cpu")
     index.add(np.array([OF_ID[i] for i in IDS.tolist()]), IDS)

@@ -14,9 +14,12 @@ from valuegraph.faiss_build import (
     build,
     empty,
     flat_rows,
+    half_rows,
     list_search,
     load_faiss,
     product_search,
+    wide,
+    widened,
 )
 from valuegraph.faiss_gpu import MAX_NEIGHBOURS, GpuCopy, Host, gpu_available
 from valuegraph.growing import LabelOf
@@ -62,8 +65,8 @@ _GPU_LIMITS: Final = ((200_000, "flat"), (5_000_000, "flat_fp16"), (50_000_000, 
 _MAX_TOMBSTONES = 256  # a search asks for that many neighbours more, so there may not be many
 _OUTGROWN = 4.0  # an IVF is rebuilt when it holds that many times the vectors that it was made for
 # From so many queries on, matrix products by blocks beat FAISS's own scan, which is made for single queries.
-_VISITORS = 2  # queries per list from which lists are multiplied as a whole
-_PRODUCT_FROM: Final = {"flat": 3, "flat_fp16": 24, "ivf": 8}
+_VISITORS = 8  # queries per list from which lists are multiplied as a whole
+_PRODUCT_FROM: Final = {"flat": 3, "flat_fp16": 16, "ivf": 8}
 
 
 def tier_for(size: int, device: str = "cpu") -> str:
@@ -181,6 +184,7 @@ class FaissIndex:
             longer = np.full(stop + max(64, stop // 2), -1, np.int64)
             longer[:start] = self._ids[:start]
             self._ids = longer
+        new = widened(new, self._host.d)
         if self._flat:
             self._host.add(new)  # its labels are its rows
         else:
@@ -251,6 +255,7 @@ class FaissIndex:
         wanted, k = check_queries(queries, self.dim), check_k(k)
         with self._lock.read:
             more = k + len(self._tombstones)
+            wanted = widened(wanted, self._host.d)
             similarity, labels = self._nearest(wanted, more)
             ids = self._ids.take(labels)
             incomplete = bool(ids.size) and ids.min() < 0
@@ -289,7 +294,8 @@ class FaissIndex:
             return similarity.to(queries.device), ids.to(queries.device)
         with self._lock.read:
             host = self._for_gpu()
-            similarity, labels = self._gpu.search_tensor(host, queries, check_k(k) + len(self._tombstones))
+            wide = torch.nn.functional.pad(queries, (0, self._host.d - self.dim))
+            similarity, labels = self._gpu.search_tensor(host, wide, check_k(k) + len(self._tombstones))
             ids = self._gpu.ids_tensor(host, queries.device)[labels]
         similarity, order = similarity.masked_fill(ids < 0, -torch.inf).topk(k, dim=1)
         return similarity, ids.gather(1, order)
@@ -337,7 +343,9 @@ class FaissIndex:
             index._built_for, index._tombstones = int(header["built_for"]), list(header["tombstones"])
         except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"vector index: {error}") from error
-        if index._host.d != index.dim or index._host.ntotal != len(index) + len(index._tombstones):
+        size = len(index) + len(index._tombstones)
+        # Folders from before rows were widened hold them as they are.
+        if index._host.d not in (index.dim, wide(index.dim)) or index._host.ntotal != size:
             raise ValueError("vector index: the vectors are not those that the header describes")
         return index
 
@@ -368,13 +376,13 @@ class FaissIndex:
     def _vectors(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
         if not len(labels):
             return np.empty((0, self.dim), np.float32)
-        return self._host.reconstruct_batch(labels)
+        return np.ascontiguousarray(self._host.reconstruct_batch(labels)[:, : self.dim])
 
     def _rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows of a flat index; single precision in place, half precision decoded."""
         if self._kept_as == "flat":
             return flat_rows(self._host)[start:stop]
-        return self._host.reconstruct_n(start, stop - start)
+        return half_rows(self._host, start, stop)
 
     def _for_gpu(self) -> Host:
         return Host(
