@@ -179,10 +179,11 @@ def test_an_argument_out_of_range_is_named(name: str, number: float) -> None:
 # --- kills ---
 
 
-def test_a_killed_writer_loses_nothing_it_has_acknowledged() -> None:
+def test_kills_a_full_disk_and_spoiled_files_lose_nothing_unseen() -> None:
     from benchmarks.faults import run
 
-    report = run(5)
+    report = run(5, damages=40)
     assert report["kills"] == 5
-    assert report["acknowledged"] > 0
+    assert report["acknowledged"] > report["acknowledged_before_the_disk_was_full"] > 0
     assert (report["lost"], report["damaged"]) == (0, 0)
+    assert report["spoiled_named"] + report["spoiled_harmless"] == 40
