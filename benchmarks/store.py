@@ -1,20 +1,20 @@
 """The store: search against raw FAISS and other engines, edges, and values on a graph of millions.
 
-    python benchmarks/store.py [index] [graph] [--small] [--json]
+    python -m benchmarks.store [index] [million] [graph] [--small] [--json]
 
 Everything runs on one thread, in turns with what it is compared with, so that a machine that others use slows
 both alike; times are medians of processor seconds, and ratios are ours against theirs (below one: ours is
-faster). Engines that are not installed are left out. Vectors are clustered unit vectors plus noise.
+faster). Engines that are not installed are left out; at a million vectors all are, since building them takes
+too long on one thread. `benchmarks.store_model` times updates and scores, `benchmarks.store_rivals` writes.
 """
 
 # ruff: noqa: E402 (thread counts are read when numpy and FAISS load)
 
 import argparse
-import importlib.util
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -23,6 +23,7 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", 
 import numpy as np
 from numba import njit
 
+from benchmarks.store_rivals import K, searches, vectors
 from valuegraph.adjacency import CSR, LinkedEdges
 from valuegraph.edges import EdgeTable
 from valuegraph.index import FaissIndex, measure_recall
@@ -35,16 +36,14 @@ from valuegraph.propagation import (
 )
 from valuegraph.vectors import ExactIndex
 
-K = 16
-
 
 def timed(*jobs: Callable[[], Any], rounds: int = 7) -> list[float]:
-    """Median processor seconds of each job, run in turns after a first run that compiles and warms up."""
+    """Median processor seconds of each job, run in turns; each time once before, since the others have swept
+    the caches."""
     seconds = np.empty((rounds, len(jobs)))
-    for job in jobs:
-        job()
     for row in seconds:
         for i, job in enumerate(jobs):
+            job()
             start = time.process_time()
             job()
             row[i] = time.process_time() - start
@@ -64,79 +63,34 @@ def microseconds(job: Callable[[Any], Any], arguments: list[Any]) -> np.ndarray:
 # --- index -------------------------------------------------------------------------------------------------
 
 
-def vectors(size: int, dim: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Clustered unit vectors, and queries near some of them."""
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(max(10, size // 50), dim)).astype(np.float32)
-    points = centres[rng.integers(0, len(centres), size)] + 0.6 * rng.normal(size=(size, dim)).astype(
-        np.float32
-    )
-    near = points[rng.integers(0, size, queries)] + 0.3 * rng.normal(size=(queries, dim)).astype(np.float32)
-    return tuple((p / np.linalg.norm(p, axis=1, keepdims=True)).astype(np.float32) for p in (points, near))
-
-
-def rivals(
-    points: np.ndarray, queries: np.ndarray, truth: np.ndarray
-) -> dict[str, Callable[[np.ndarray], Any]]:
-    """Searches of other engines, each at the least effort that finds 95 % of the neighbours."""
-
-    def recall(found: np.ndarray) -> float:
-        return np.mean(
-            [len(set(a) & set(b)) / K for a, b in zip(found.tolist(), truth.tolist(), strict=True)]
-        )
-
-    searches: dict[str, Callable[[np.ndarray], Any]] = {}
-    if importlib.util.find_spec("hnswlib"):
-        import hnswlib
-
-        graph = hnswlib.Index(space="ip", dim=points.shape[1])
-        graph.init_index(len(points), M=16, ef_construction=100)
-        graph.set_num_threads(1)
-        graph.add_items(points)
-        for effort in (16, 24, 32, 48, 64, 96, 128, 256):
-            graph.set_ef(effort)
-            if recall(graph.knn_query(queries, K)[0]) >= 0.95:
-                break
-        searches["hnswlib"] = lambda q: graph.knn_query(q, K)
-    if importlib.util.find_spec("usearch"):
-        from usearch.index import Index
-
-        other = Index(ndim=points.shape[1], metric="ip", dtype="f16", connectivity=16, expansion_add=100)
-        other.add(np.arange(len(points)), points, threads=1)
-        for effort in (16, 24, 32, 48, 64, 96, 128, 256):
-            other.expansion_search = effort
-            if recall(other.search(queries, K, threads=1).keys) >= 0.95:
-                break
-        searches["usearch"] = lambda q: other.search(q, K, threads=1)
-    return searches
-
-
-def bench_index(small: bool) -> dict[str, Any]:
-    size, dim = (20_000, 128) if small else (100_000, 384)
+def bench_index(size: int, tiers: Sequence[str], rivals: bool) -> dict[str, Any]:
+    dim = 384
     points, queries = vectors(size, dim, 64)
     oracle = ExactIndex(dim)
     oracle.add(points, np.arange(size))
     report: dict[str, Any] = {"size": size, "dim": dim, "k": K}
-    others = rivals(points, queries, oracle.search(queries, K).ids)
-    for tier in ("flat", "flat_fp16", "ivf_fp16"):
+    others = searches(points, queries, oracle.search(queries, K).ids) if rivals else {}
+    report |= {name: {"recall": found, "build_s": seconds} for name, (_, found, seconds) in others.items()}
+    for tier in tiers:
         start = time.process_time()
         index = FaissIndex(dim, tier)
         index.add(points, np.arange(size))
         row = {
             "build_s": time.process_time() - start,
             "recall": measure_recall(index, queries, K, oracle=oracle),
+            "bytes_per_vector": (len(index.to_bytes()) + index.ids_nbytes) / size,
         }
         for batch in (1, 64):
             asked = queries[:batch]
-            names = ["ours", "raw FAISS", *others]
+            names = ["raw FAISS", *others]
             jobs: list[Callable[[], Any]] = [
                 lambda index=index, asked=asked: index.search(asked, K),
                 lambda index=index, asked=asked: index._host.search(asked, K),
-                *(lambda search=search, asked=asked: search(asked) for search in others.values()),
+                *(lambda search=search, asked=asked: search(asked) for search, _, _ in others.values()),
             ]
             times = timed(*jobs, rounds=101 if batch == 1 else 15)
             row[f"batch_{batch}_ms"] = 1e3 * times[0]
-            for name, seconds in zip(names[1:], times[1:], strict=True):
+            for name, seconds in zip(names, times[1:], strict=True):
                 row[f"batch_{batch}_ratio_to_{name}"] = times[0] / seconds
         fresh = list(range(size, size + 500))
         row["add_one_us"] = float(
@@ -323,12 +277,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", choices=["index", "graph", []], default=[])
-    parser.add_argument("--small", action="store_true", help="a smoke version")
+    parser.add_argument("parts", nargs="*", choices=["index", "million", "graph", []], default=[])
+    parser.add_argument("--small", action="store_true", help="a smoke version, of index and graph")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    parts = {"index": bench_index, "graph": bench_graph}
-    report = {name: parts[name](arguments.small) for name in arguments.parts or parts}
+    small = arguments.small
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "index": lambda: bench_index(5_000 if small else 100_000, ("flat", "flat_fp16", "ivf_fp16"), True),
+        "million": lambda: bench_index(1_000_000, ("ivf_fp16",), False),
+        "graph": lambda: bench_graph(small),
+    }
+    if small:
+        del parts["million"]
+    report = {name: parts[name]() for name in arguments.parts or parts}
     if arguments.json:
         print(json.dumps(report))
     else:
