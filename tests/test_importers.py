@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import math
+import sys
 import warnings
 
 import numpy as np
@@ -57,6 +58,11 @@ def written(folder, suffix, records):
     path = folder / f"data{suffix}"
     if suffix == ".parquet":
         return parquet(path, records)
+    if suffix == ".arrow":
+        table = pa.Table.from_pylist(records)
+        with pa.ipc.new_stream(path, table.schema) as out:
+            out.write_table(table, max_chunksize=1)
+        return path
     if suffix.startswith(".csv"):
         with (
             gzip.open(path, "wt", newline="") if suffix.endswith(".gz") else path.open("w", newline="")
@@ -73,7 +79,7 @@ def written(folder, suffix, records):
     return path
 
 
-SUFFIXES = [".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet"]
+SUFFIXES = [".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet", ".arrow"]
 
 
 # Free text
@@ -574,6 +580,10 @@ def test_unreadable_tables(tmp_path):
         read_episodes(tmp_path / "x.parquet")
     with pytest.raises(EpisodeError, match=r"none.parquet: cannot be read: .*No such file"):
         read_episodes(tmp_path / "none.parquet")
+    for text in (b"ARROW1 but not really", b""):
+        (tmp_path / "x.arrow").write_bytes(text)
+        with pytest.raises(EpisodeError, match=r"x.arrow: not an Arrow stream"):
+            read_episodes(tmp_path / "x.arrow")
     (tmp_path / "x.csv").write_text("prompt,completion\na,b,c\n")
     with pytest.raises(EpisodeError, match=r"x.csv, line 2: 3 cells, but the header names 2 columns"):
         read_episodes(tmp_path / "x.csv")
@@ -587,6 +597,9 @@ def test_unreadable_tables(tmp_path):
         (tmp_path / name).write_text(text)
         with pytest.raises(EpisodeError, match=f"{name}: holds no episode"):
             read_episodes(tmp_path / name)
+    (tmp_path / "main_data.hdf5").write_bytes(b"")
+    with pytest.raises(EpisodeError, match=f"{tmp_path.name}: not a Minari dataset"):
+        read_episodes(tmp_path)
     (tmp_path / "none").mkdir()
     with pytest.raises(EpisodeError, match="none: holds no episode"):
         read_episodes(tmp_path / "none")
@@ -610,6 +623,21 @@ def test_hugging_face_datasets(tmp_path):
     assert [e.steps for e in read_episodes(tmp_path / "d.parquet")] == [TOOL_STEPS] * 2
     steps = datasets.Dataset.from_list([Episode("v", (Step((0.5, 1.0), "go", 1.0),), outcome=1.0).to_dict()])
     assert import_episodes(steps) == [Episode("v", (Step((0.5, 1.0), "go", 1.0),), outcome=1.0)]
+
+
+def test_hugging_face_datasets_on_disk(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"prompt": f"add {i} and 1", "completion": f"{i + 1}", "score": i % 2} for i in range(7)]
+    dataset = datasets.Dataset.from_list(rows).shuffle(seed=1)
+    dataset.save_to_disk(tmp_path / "one", num_shards=2)
+    datasets.DatasetDict(train=dataset, test=dataset).save_to_disk(tmp_path / "split")
+    for folder in (tmp_path / "one", tmp_path / "split" / "train"):
+        batch = read_episodes(folder)
+        assert [e.goal for e in batch] == dataset["prompt"]
+        assert [e.outcome for e in batch] == dataset["score"]
+        assert describe(batch, folder).splitlines()[0] == f"{folder}: prompt and completion"
+    with pytest.raises(EpisodeError, match=r"split: .* in several splits; .*split/test, .*split/train"):
+        read_episodes(tmp_path / "split")
 
 
 def recorded(tmp_path, monkeypatch, env, plans, stack):
@@ -685,6 +713,12 @@ def test_minari_success_dict_observations_and_continuous_actions(tmp_path, monke
     )
     assert (won.goal, won.outcome, won.terminated, won.truncated) == ("go east", 1.0, True, True)
     assert (lost.outcome, lost.terminated, lost.truncated) == (0.0, False, True)
+    for folder in (tmp_path / "test" / "recorded-v0", tmp_path / "test" / "recorded-v0" / "data"):
+        assert read_episodes(folder) == [won, lost]
+        assert describe([won, lost], folder).splitlines()[0] == f"{folder}: Minari dataset"
+    monkeypatch.setitem(sys.modules, "minari", None)
+    with pytest.raises(EpisodeError, match=r"recorded-v0.data: .*pip install 'valuegraph\[minari\]'"):
+        read_episodes(folder)
     text = describe([won, lost], dataset)
     assert text.splitlines()[:2] == [
         "test/recorded-v0: Minari dataset",
@@ -772,6 +806,6 @@ def test_describe(tmp_path):
     assert describe([vectors], [{"episode_id": "v", "observation": [1.0, 2.0]}]).splitlines() == [
         "dataset: step rows",
         "  1 episodes, 1 steps, observations: vectors of 2 numbers",
-        "  outcomes: 0 of 1",
+        "  outcomes: 0 of 1; if a column holds them, name it",
         "  goals: 0 of 1, 0 different",
     ]

@@ -1,7 +1,7 @@
 """Everything that is not canonical JSON lines becomes `Episode`: chats, completions, pairs, tables, Minari.
 
-What a file (`.jsonl`, `.json`, `.csv`, each also `.gz`, or `.parquet`) holds is told by the fields of its
-first record:
+What a file (`.jsonl`, `.json`, `.csv`, each also `.gz`, `.parquet`, `.arrow`) holds is told by the fields of
+its first record; a folder is its files, or what Minari or Hugging Face's `save_to_disk` left there:
 
 =====================  ============================================  ========================================
 format                 fields                                        becomes
@@ -38,7 +38,15 @@ from valuegraph.conversations import as_rows, completion_turns, conversation_goa
 from valuegraph.conversations import split_steps as split_steps
 from valuegraph.episodes import Consistency, Episode, EpisodeError, Step
 from valuegraph.records import SUFFIXES, Located, iter_records
-from valuegraph.trajectories import Columns, Record, column, flag, minari_episodes, step_row_episodes
+from valuegraph.trajectories import (
+    Columns,
+    Record,
+    column,
+    flag,
+    minari_dataset,
+    minari_episodes,
+    step_row_episodes,
+)
 
 
 def import_episodes(
@@ -61,6 +69,7 @@ def iter_located(
     source: Any, *, goal_column: str | None = None, outcome_column: str | None = None
 ) -> Iterator[tuple[str, Episode]]:
     """Yield (place, episode), row by row; step rows alone are gathered first, for they may be interleaved."""
+    source = _opened(source)
     if hasattr(source, "iterate_episodes"):
         yield from minari_episodes(source)
         return
@@ -95,7 +104,8 @@ def describe(episodes: Sequence[Episode], source: Any) -> str:
     lines = [
         f"{', '.join(names)}: {', '.join(formats)}",
         f"  {total} episodes, {sum(len(e.steps) for e in episodes):,} steps, observations: {observed}",
-        f"  outcomes: {len(outcomes):,} of {total}" + (f", mean {np.mean(outcomes):.3f}" if outcomes else ""),
+        f"  outcomes: {len(outcomes):,} of {total}"
+        + (f", mean {np.mean(outcomes):.3f}" if outcomes else "; if a column holds them, name it"),
         f"  goals: {len(goals):,} of {total}, {len(set(goals)):,} different",
     ]
     if goals:
@@ -239,10 +249,27 @@ def _is_path(source: Any) -> bool:
     return isinstance(source, str | os.PathLike)
 
 
+def _opened(source: Any) -> Any:
+    """The dataset that Minari saved in a folder; anything else as it is."""
+    if _is_path(source):
+        for folder in (Path(source), Path(source) / "data"):
+            notes = folder / "metadata.json"
+            noted = notes.is_file() and b"minari_version" in notes.read_bytes()
+            if noted or (folder / "main_data.hdf5").is_file():
+                return minari_dataset(folder)
+    return source
+
+
 def _files(source: Any) -> list[Any]:
     if not _is_path(source) or not Path(source).is_dir():
         return [source]
-    return sorted(file for file in Path(source).iterdir() if file.name.endswith(SUFFIXES))
+    folder = Path(source)
+    if (folder / "dataset_dict.json").is_file():
+        splits = ", ".join(sorted(str(split) for split in folder.iterdir() if split.is_dir()))
+        raise EpisodeError(f"{folder}: a dataset in several splits; pass one of them: {splits or 'none'}")
+    # beside its tables a saved Hugging Face dataset keeps notes about them
+    suffixes = ".arrow" if (folder / "dataset_info.json").is_file() else SUFFIXES
+    return sorted(file for file in folder.iterdir() if file.name.endswith(suffixes))
 
 
 def _records(source: Any) -> Iterator[Located]:
@@ -265,6 +292,7 @@ def _name(source: Any) -> str:
 
 
 def _formats(source: Any) -> Iterator[str]:
+    source = _opened(source)
     if hasattr(source, "iterate_episodes"):
         yield "Minari dataset"
         return

@@ -1,4 +1,4 @@
-"""Files as records, each with its place: JSON lines, JSON, CSV and Parquet in; whole files, or none, out.
+"""Files as records, each with its place: JSON, CSV, Parquet and Arrow in; whole files, or none, out.
 
 A record is what one line, item or row says, as plain Python values; its place (`"runs.jsonl, line 3"`) opens
 every error.
@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +21,7 @@ PathLike = str | os.PathLike[str]
 Located = tuple[str, Any]
 """(place, record)"""
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet", ".arrow")
 
 
 class EpisodeError(ValueError):
@@ -39,9 +39,8 @@ def iter_records(path: PathLike) -> Iterator[Located]:
     """
     path = Path(path)
     suffix = path.name.removesuffix(".gz").rpartition(".")[2]
-    reader = {"jsonl": _json_lines, "json": _json_items, "csv": _csv_rows, "parquet": _parquet_rows}.get(
-        suffix
-    )
+    readers = {"jsonl": _json_lines, "json": _json_items, "csv": _csv_rows}
+    reader = (readers | {"parquet": _parquet_rows, "arrow": _arrow_rows}).get(suffix)
     if reader is None:
         raise EpisodeError(f"{path}: not a kind of file that is read here: {', '.join(SUFFIXES)}")
     place = str(path)
@@ -147,11 +146,25 @@ def _parquet_rows(path: Path) -> Iterator[Located]:
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    number = 0
     try:
         with ParquetFile(path) as table:
-            for batch in table.iter_batches(batch_size=1024):
-                for number, record in enumerate(batch.to_pylist(), number + 1):  # noqa: B020
-                    yield f"{path}, row {number}", record
+            yield from _rows(path, table.iter_batches(batch_size=1024))
     except ArrowException as error:
         raise EpisodeError(f"{path}: not valid Parquet: {error}") from None
+
+
+def _arrow_rows(path: Path) -> Iterator[Located]:
+    from pyarrow import ArrowException, ipc, memory_map
+
+    try:
+        with memory_map(str(path)) as file, ipc.open_stream(file) as table:
+            yield from _rows(path, table)
+    except ArrowException as error:
+        raise EpisodeError(f"{path}: not an Arrow stream: {error}") from None
+
+
+def _rows(path: Path, batches: Iterable[Any]) -> Iterator[Located]:
+    number = 0
+    for batch in batches:
+        for number, record in enumerate(batch.to_pylist(), number + 1):  # noqa: B020
+            yield f"{path}, row {number}", record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -104,6 +105,20 @@ def _step_row_episode(episode_id: str, group: list[tuple[str, Record, Step]], co
         truncated=any(flag(record, "truncated") for record in records),
         metadata=next((r["metadata"] for r in records if isinstance(r.get("metadata"), Mapping)), {}),
     )
+
+
+def minari_dataset(folder: Path) -> Any:
+    """The dataset that Minari saved in a folder; raises `EpisodeError` naming the extra, or what is wrong."""
+    try:
+        from minari import MinariDataset
+    except ModuleNotFoundError as error:
+        raise EpisodeError(
+            f"{folder}: a Minari dataset needs {error.name}: pip install 'valuegraph[minari]'"
+        ) from None
+    try:
+        return MinariDataset(folder)
+    except Exception as error:  # whatever the host makes of a folder that is not quite what it wrote
+        raise EpisodeError(f"{folder}: not a Minari dataset: {error}") from None
 
 
 def minari_episodes(dataset: Any) -> Iterator[tuple[str, Episode]]:
