@@ -114,11 +114,13 @@ def product_search(
     rows: Callable[[int, int], NDArray[np.float32]], total: int, queries: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """(n, k) largest inner products with `total` rows and their numbers, -1 where there are fewer than k."""
+    part = _asked(queries)
+    queries = queries[:, part]
     if k <= total <= _BLOCK:
-        return _partial_sort(queries @ rows(0, total).T, k)
+        return _partial_sort(queries @ rows(0, total)[:, part].T, k)
     best = _Best(len(queries), k)
     for start in range(0, total, _BLOCK):
-        best.offer(queries @ rows(start, min(start + _BLOCK, total)).T, start)
+        best.offer(queries @ rows(start, min(start + _BLOCK, total))[:, part].T, start)
     return best.found()
 
 
@@ -131,8 +133,7 @@ def list_search(
     it, several times faster than FAISS's scan once a list has many visitors.
     """
     faiss, lists = load_faiss(), host.invlists
-    columns = np.flatnonzero(queries.any(axis=0))
-    part = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 1)
+    part = _asked(queries)
     asked = np.ascontiguousarray(queries[:, part])
     order = np.argsort(nearest, axis=None, kind="stable")
     visited, first = np.unique(nearest.ravel()[order], return_index=True)
@@ -144,6 +145,12 @@ def list_search(
             decoded = single(codes.view(np.float16).reshape(size, -1)[:, part])
             best.offer_to(rows, asked[rows] @ decoded.T, lists.get_ids(which))
     return best.found()
+
+
+def _asked(queries: NDArray[np.float32]) -> slice:
+    """The columns outside of which all queries are zero."""
+    columns = np.flatnonzero(queries.any(axis=0))
+    return slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 1)
 
 
 def single(half: NDArray[np.float16]) -> NDArray[np.float32]:
