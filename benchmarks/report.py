@@ -217,12 +217,12 @@ def draw(document: dict[str, Any], folder: Path) -> list[str]:
     return made
 
 
-def section(page: str, new: str) -> str:
+def section(page: str, new: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with what stands between the marks replaced. Raises ValueError where there are none."""
-    if BEGIN not in page or END not in page:
-        raise ValueError(f"the page has no {BEGIN} ... {END}")
-    before, rest = page.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{new.strip()}\n{END}{rest.split(END, 1)[1]}"
+    if begin not in page or end not in page:
+        raise ValueError(f"the page has no {begin} ... {end}")
+    before, rest = page.split(begin, 1)
+    return f"{before}{begin}\n{new.strip()}\n{end}{rest.split(end, 1)[1]}"
 
 
 def standing(rows: Sequence[Row], whose: str = "ours") -> str:

@@ -2,18 +2,20 @@
 
     python -m benchmarks.run --full | --fast
 
-The data is made by `benchmarks.environments` the first time and kept in benchmarks/data. A full run also
-rewrites docs/results and the section of the README between its marks; a fast one reads none of the tasks that
-are held out for these, and writes to benchmarks/results alone.
+What only measures quality runs two at a time, on one thread each, where there are two cores; what measures
+time runs alone, after it. The data is made by `benchmarks.environments` the first time and kept in
+benchmarks/data. A full run also rewrites docs/results and the sections of the README between their marks; a
+fast one reads none of the tasks that are held out for these, and writes to benchmarks/results alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -21,30 +23,52 @@ DATA = HERE / "data"
 RESULTS = HERE / "results"
 DOCS = HERE.parent / "docs" / "results"
 ENVIRONMENTS = ("textworld", "scienceworld", "minigrid", "crafter")
+ALONE = ("report", "pressure", "encoder", "store", "store_model", "server")
+"""What reads the results of others, and what would be slowed by them."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 def commands(fast: bool) -> dict[str, list[str]]:
-    """Module and arguments of each benchmark, by name."""
-    data = ["--data", str(DATA), "--cache", str(DATA / "embeddings")]
+    """Module and arguments of each benchmark, by name; what takes longest comes first."""
+    cache = ["--cache", str(DATA / "embeddings")]
+    data = ["--data", str(DATA), *cache]
     environments = ["minigrid"] if fast else ["textworld", "minigrid", "scienceworld"]
     episodes = str(DATA / environments[0] / "dev.jsonl.gz")
-    few = ["--seeds", "0", "--protocols", "memory"] if fast else []
-    compared = (RESULTS if fast else DOCS) / "compare.json"
+    docs = RESULTS if fast else DOCS
+    compared = str(docs / "compare.json")
     smoke = ["--held-out", "dev", "--environments", "minigrid", "--protocols", "memory", "--parts", "table"]
+    few = ["--protocols", "memory"] if fast else []
     readme = [] if fast else ["--readme", str(HERE.parent / "README.md")]
-    found = {
-        "quality": ["benchmarks.quality", *data, "--environments", *environments, *few],
-        "compare": ["benchmarks.compare", *data, "--out", str(compared), *(smoke if fast else [])],
-        "report": ["benchmarks.report", str(compared), *readme],
+    small, out = (["--fast"] if fast else []), ["--out", str(docs)]
+    return {
+        "compare": ["benchmarks.compare", *data, "--out", compared, *(smoke if fast else [])],
+        "best_of_n": ["benchmarks.best_of_n", *data, *out, *small],
+        "overoptimise": ["benchmarks.overoptimise", *cache, *out, *small],
+        "quality": ["benchmarks.quality", *data, "--environments", *environments, "--seeds", "0", *few],
+        "rl_minigrid": ["benchmarks.rl_minigrid", *small],
+        "faults": ["benchmarks.faults", *(["--kills", "5", "--damages", "20"] if fast else [])],
+        "report": ["benchmarks.report", compared, *readme],
+        "pressure": ["benchmarks.pressure", str(docs), *readme],
         "encoder": ["benchmarks.encoder", episodes, *(["--rollouts", "30"] if fast else [])],
         "store": ["benchmarks.store", *(["--small"] if fast else [])],
+        "store_model": ["benchmarks.store_model", *(["--small"] if fast else [])],
         "server": ["benchmarks.server", *(["--seconds", "1", "--rounds", "1"] if fast else [])],
-        "rl_minigrid": ["benchmarks.rl_minigrid", *(["--fast"] if fast else [])],
     }
-    for name in ("best_of_n", "overoptimise"):
-        if importlib.util.find_spec(f"benchmarks.{name}"):
-            found[name] = [f"benchmarks.{name}", *(["--fast"] if fast else [])]
-    return found
+
+
+def execute(name: str, command: list[str], alone: bool) -> bool:
+    """Run one benchmark, print and keep what it said; whether it succeeded."""
+    start = time.perf_counter()
+    environment = os.environ if alone else {**os.environ, **ONE_THREAD}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, env=environment, check=False
+    )
+    (RESULTS / f"{name}.txt").write_text(done.stdout, encoding="utf-8")
+    head = f"== {name}: {time.perf_counter() - start:.0f} s, exit {done.returncode}"
+    print(f"{head}\n{done.stdout}", flush=True)
+    if done.returncode:
+        print(done.stderr[-2000:], file=sys.stderr, flush=True)
+    return done.returncode == 0
 
 
 def main() -> int:
@@ -60,21 +84,12 @@ def main() -> int:
         for split in ("train", "dev") if args.fast else SPLITS:
             ensure(name, split, DATA)
     RESULTS.mkdir(exist_ok=True)
-    failed = []
-    for name, command in commands(args.fast).items():
-        if args.only and name not in args.only:
-            continue
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
-        (RESULTS / f"{name}.txt").write_text(done.stdout, encoding="utf-8")
-        print(
-            f"== {name}: {time.perf_counter() - start:.0f} s, exit {done.returncode}\n{done.stdout}",
-            flush=True,
-        )
-        if done.returncode:
-            failed.append(name)
-            print(done.stderr[-2000:], file=sys.stderr)
-    return 1 if failed else 0
+    asked = {n: c for n, c in commands(args.fast).items() if not args.only or n in args.only}
+    together = [name for name in asked if name not in ALONE]
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        passed = list(pool.map(lambda name: execute(name, asked[name], False), together))
+    passed += [execute(name, asked[name], True) for name in asked if name in ALONE]
+    return 0 if all(passed) else 1
 
 
 if __name__ == "__main__":

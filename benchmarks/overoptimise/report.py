@@ -15,15 +15,16 @@ def table(result: Result) -> str:
         f"{len(result['games']) * result['rollouts_per_game']} rollouts, seed {result['seed']}; "
         "means over five updates.",
         "",
-        "| reward | gold: start | peak | end | hacked | claims | KL | first alarm | peak at | halved at |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| reward | gold: start | peak | end | hacked | claims | KL "
+        "| peak at | halved at | first alarm | alarms |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, c in result["courses"].items():
         end = c["end"]
         lines.append(
             f"| {name} | {c['start']:.2f} | {c['peak']:.2f} | {end['gold']:.2f} | {end['hacked']:.2f} | "
-            f"{end['claims']:.2f} | {end['kl']:.1f} | {_at(c['first_alarm'])} | {c['peak_update']} | "
-            f"{_at(c['halved_update'])} |"
+            f"{end['claims']:.2f} | {end['kl']:.1f} | {c['peak_update']} | "
+            f"{_at(c['halved_update'])} | {_at(c['first_alarm'])} | {c['alarms']:.0%} |"
         )
     lines += [
         "",

@@ -180,8 +180,9 @@ class Lab:
 
 
 def course(points: Sequence[Point]) -> dict[str, Any]:
-    """The turning points of a run: where gold peaks and where it has lost half of that, the first alarm, and
-    everything at its end. Means over `SMOOTH` updates around each, fewer at both ends."""
+    """The turning points of a run: where gold peaks and where it has lost half of that, the first alarm and
+    the share of updates with one, and everything at its end. Means over `SMOOTH` updates around each, fewer
+    at both ends."""
 
     def smooth(name: str) -> Array:
         values, half = np.array([getattr(p, name) for p in points], np.float64), SMOOTH // 2
@@ -197,5 +198,6 @@ def course(points: Sequence[Point]) -> dict[str, Any]:
         "peak_update": points[peak].update,
         "halved_update": points[peak + int(fallen[0])].update if len(fallen) else None,
         "first_alarm": next((p.update for p in points if p.alarm), None),
+        "alarms": float(np.mean([p.alarm for p in points])),
         "end": {name: float(smooth(name)[-1]) for name in ends},
     }
