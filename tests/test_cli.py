@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,8 +21,9 @@ ROOT = Path(valuegraph.__file__).parents[1]
 CONFIGS = ROOT / "configs"
 
 
-def run(*args, check=False, **env):
-    command = [sys.executable, "-m", "valuegraph.cli", *map(str, args)]
+def run(*args, check=False, code=None, **env):
+    how = ["-m", "valuegraph.cli"] if code is None else ["-c", code]
+    command = [sys.executable, *how, *map(str, args)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env=os.environ | env, timeout=300, check=False
     )
@@ -56,18 +56,15 @@ def games(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(games):
-    done = run(
-        "fit",
-        games / "train.jsonl.gz",
-        "--out",
-        games / "rm",
-        "--config",
-        games / "quick.yaml",
-        "--seed",
-        3,
-        check=True,
+    """A model, and what the process said that fitted it and then scored the rollouts, to `scores.jsonl`."""
+    settings = ["--config", games / "quick.yaml", "--seed", 3]
+    commands = (
+        ["fit", games / "train.jsonl.gz", "--out", games / "rm", *settings],
+        ["score", games / "rm", games / "held_out.jsonl", "--out", games / "scores.jsonl"],
     )
-    return games / "rm", done
+    code = f"from valuegraph.cli import main\nassert main({list(map(str, commands[0]))}) == 0\n"
+    code += f"assert main({list(map(str, commands[1]))}) == 0"
+    return games / "rm", run(code=code, check=True)
 
 
 @pytest.fixture
@@ -134,26 +131,12 @@ def test_score_gives_one_line_a_rollout(fitted, games, tmp_path, capsys):
 
 
 def test_same_seed_same_scores_in_two_processes(fitted, games, tmp_path, capsys):
-    again, held_out = tmp_path / "again", str(games / "held_out.jsonl")
-    assert (
-        main(
-            [
-                "fit",
-                str(games / "train.jsonl.gz"),
-                "--out",
-                str(again),
-                "--config",
-                str(games / "quick.yaml"),
-                "--seed",
-                "3",
-            ]
-        )
-        == 0
-    )
+    again, config = str(tmp_path / "again"), str(games / "quick.yaml")
+    train, held_out = str(games / "train.jsonl.gz"), str(games / "held_out.jsonl")
+    assert main(["fit", train, "--out", again, "--config", config, "--seed", "3"]) == 0
     capsys.readouterr()
-    assert main(["score", str(again), held_out]) == 0
-    here = capsys.readouterr().out
-    assert run("score", fitted[0], held_out, check=True).stdout == here  # to the last digit
+    assert main(["score", again, held_out]) == 0
+    assert capsys.readouterr().out == (games / "scores.jsonl").read_text()  # to the last digit
 
 
 def test_control_another_seed_other_scores(vectors, tmp_path, capsys):
@@ -237,13 +220,13 @@ def test_recall_of_vectors_takes_a_json_list(vectors, capsys):
 
 
 def test_help_comes_at_once_and_loads_nothing_heavy():
-    def seconds():
-        started = time.perf_counter()
-        run("--help", check=True)
-        return time.perf_counter() - started
+    def seconds():  # of the processor: a busy machine is no fault of ours
+        usage = os.times()
+        return usage.children_user + usage.children_system
 
-    assert min(seconds() for _ in range(3)) < 1.0
-    listed = run("--help").stdout
+    started = seconds()
+    listed = run("--help", check=True).stdout
+    assert seconds() - started < 1.0
     for command in ("fit", "score", "update", "explain", "inspect", "consolidate", "recall", "serve", "demo"):
         assert re.search(rf"^    {command}\s", listed, re.MULTILINE)
     loaded = "import sys, valuegraph.cli; print({'torch', 'faiss', 'rich'} & sys.modules.keys())"

@@ -16,6 +16,8 @@ from valuegraph.integrations.gym import ValueRewardWrapper
 from valuegraph.integrations.gym_vector import ValueRewardVectorWrapper
 
 GAMMA = 0.9
+ROUNDING = 1e-5
+"""Matrix products of other shapes differ in their last bits, on some machines."""
 WIN, LOSE, BACK_AND_FORTH = [1, 1, 1, 1], [1, 0, 0], [1, 0, 1, 0, 1, 0]
 
 
@@ -46,8 +48,8 @@ def test_shaping_is_the_textbook_formula(rm, actions):
     psi = 2.0 * rm.potential([step.observation for step in visited(actions)])
     own = np.array([info["original_reward"] for info in infos[1:]])
     assert terminated != truncated
-    np.testing.assert_allclose(rewards, own + potential_shaping(psi, GAMMA, terminated), atol=1e-12)
-    np.testing.assert_allclose([info["value"] for info in infos[1:]], psi[1:], atol=1e-12)
+    np.testing.assert_allclose(rewards, own + potential_shaping(psi, GAMMA, terminated), atol=ROUNDING)
+    np.testing.assert_allclose([info["value"] for info in infos[1:]], psi[1:], atol=ROUNDING)
     # Control: an end taken for a time limit, or the other way round, pays something else.
     if actions is not LOSE:  # the cell where one loses is worth nothing either way
         assert abs(rewards - own - potential_shaping(psi, GAMMA, not terminated)).max() > 0.05
@@ -69,10 +71,10 @@ def test_scores_are_those_of_the_whole_episode(rm, mode, actions):
     paid = rewards - (own if mode == "add" else 0.0)
     potentials = rm.score([whole]).potentials[0]
     ongoing = rm.score([whole], ongoing=True).potentials[0]
-    np.testing.assert_allclose(paid[:-1], np.diff(ongoing)[:-1], atol=1e-12)
-    np.testing.assert_allclose(ongoing[0] + paid.sum(), potentials[-1], atol=1e-12)
+    np.testing.assert_allclose(paid[:-1], np.diff(ongoing)[:-1], atol=ROUNDING)
+    np.testing.assert_allclose(ongoing[0] + paid.sum(), potentials[-1], atol=ROUNDING)
     if actions is not BACK_AND_FORTH:  # where nothing counts after the first step, its account stays open
-        np.testing.assert_allclose(paid, np.diff(potentials), atol=1e-12)
+        np.testing.assert_allclose(paid, np.diff(potentials), atol=ROUNDING)
     assert own[-1] == (actions is WIN)
     assert actions is not WIN or rewards.sum() > 0.5
 
@@ -83,7 +85,7 @@ def test_novelty_is_a_potential_too(rm):
     states = [step.observation for step in visited(WIN)]
     combined = rm.potential(states) + 0.5 * rm.novelty(states)
     own = np.array([info["original_reward"] for info in infos[1:]])
-    np.testing.assert_allclose(rewards, own + potential_shaping(combined, GAMMA, terminated), atol=1e-12)
+    np.testing.assert_allclose(rewards, own + potential_shaping(combined, GAMMA, terminated), atol=ROUNDING)
 
 
 def test_a_memory_grows_from_nothing():
@@ -99,7 +101,7 @@ def test_a_memory_grows_from_nothing():
     rewards, *_ = play(env, WIN)
     psi = rm.potential([step.observation for step in visited(WIN)])
     assert psi[0] > 0.0
-    np.testing.assert_allclose(rewards - [0, 0, 0, 1], potential_shaping(psi, GAMMA, True), atol=1e-12)
+    np.testing.assert_allclose(rewards - [0, 0, 0, 1], potential_shaping(psi, GAMMA, True), atol=ROUNDING)
     play(env, [1, 1])  # left in the middle
     env.reset()
     env.close()
@@ -153,7 +155,7 @@ def test_stacked_wrappers_add_up_and_keep_the_environments_reward(rm):
     rewards, infos, *_ = play(env, WIN)
     shaping = potential_shaping(rm.potential([s.observation for s in visited(WIN)]), GAMMA, True)
     assert [info["original_reward"] for info in infos[1:]] == [0.0, 0.0, 0.0, 1.0]
-    np.testing.assert_allclose(rewards, [0, 0, 0, 1] + 4.0 * shaping, atol=1e-12)
+    np.testing.assert_allclose(rewards, [0, 0, 0, 1] + 4.0 * shaping, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("mode", ["replace", "add", "shaping"])
@@ -253,7 +255,7 @@ def test_vector_environments_pay_what_single_ones_pay(rm, mode, settings):
     got = drive(env, 24, gap)
     for rewards, script in zip(got, SCRIPTS, strict=True):
         once = single(rm, script, **settings) + [0.0] * gap  # the reset in between is not scored
-        np.testing.assert_allclose(rewards, (once * 24)[:24], atol=1e-12)
+        np.testing.assert_allclose(rewards, (once * 24)[:24], atol=ROUNDING)
     # Control: the state after a reset has a potential, so that scoring the reset would have paid something.
     assert rm.potential([visited([])[0].observation])[0] > 0.1
 
@@ -276,7 +278,7 @@ def test_resets_by_hand(rm):
     rewards += [env.step(np.array([1, 1, 0]))[1]]
     expected = [single(rm, script, gamma=GAMMA)[:4] for script in SCRIPTS]
     expected[1] += single(rm, LOSE, gamma=GAMMA)[:1]  # begins anew, while the others go on
-    np.testing.assert_allclose(np.array(rewards).T, expected, atol=1e-12)
+    np.testing.assert_allclose(np.array(rewards).T, expected, atol=ROUNDING)
 
 
 def test_the_info_of_one_environment():

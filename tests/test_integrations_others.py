@@ -430,15 +430,3 @@ class TestTorchRL:
             ValueShaping(corridor, mode="shaping")
         with pytest.raises(ValueError, match="gamma=-1"):
             ValueShaping(corridor, gamma=-1)
-
-
-@pytest.mark.filterwarnings("ignore::valuegraph.encoders.TruncationWarning")
-def test_the_chat_log_example_runs(tmp_path, capsys):
-    from examples import score_chat_logs
-
-    scores = score_chat_logs.main(["--tasks", "2", "--epochs", "1", "--out", str(tmp_path / "rm")])
-    printed = capsys.readouterr().out
-    assert "chat messages" in printed
-    assert "a success outscores a failure" in printed
-    assert len(scores) == 16
-    assert RewardModel.load(tmp_path / "rm").summary()["goals"] == 2

@@ -41,8 +41,8 @@ def test_the_true_last_observation_is_scored(rm):
         return potential_shaping(rm.potential([s.observation for s in cells(*visited)]), GAMMA, terminated)
 
     won = np.array([0, 0, 0, 1]) + shaping(1, 2, 3, 4, 5, terminated=True)
-    np.testing.assert_allclose(rewards[0], [*won, *shaping(1, 2, 3, 2)], atol=1e-6)
-    np.testing.assert_allclose(rewards[1], [*shaping(1, 2, 1, 2, 1, 2, 1), *shaping(1, 2)], atol=1e-6)
+    np.testing.assert_allclose(rewards[0], [*won, *shaping(1, 2, 3, 2)], atol=1e-5)
+    np.testing.assert_allclose(rewards[1], [*shaping(1, 2, 1, 2, 1, 2, 1), *shaping(1, 2)], atol=1e-5)
     assert [info["original_reward"] for info in infos[0]] == [0, 0, 0, 1, 0, 0, 0]
     assert [bool(info.get("TimeLimit.truncated")) for info in infos[1]] == [False] * 5 + [True, False]
     # Control: the observation that comes back with the end is that of the reset, and worth something else.
@@ -56,7 +56,7 @@ def test_scores_are_those_of_single_environments(rm, mode):
     single.reset()
     expected = [single.step(action)[1] for action in script]
     rewards, _ = run(ValueRewardVecEnv(corridors(), rm, mode=mode), script, script)
-    np.testing.assert_allclose(rewards, [expected] * 2, atol=1e-6)
+    np.testing.assert_allclose(rewards, [expected] * 2, atol=1e-5)
 
 
 def test_sb3_accepts_the_single_environment(rm):
@@ -75,7 +75,7 @@ def test_monitors_tell_whose_return_they_report(rm):
 
 
 def first_value(rm):
-    return rm.score([Episode("start", cells(1))]).total[0]
+    return rm.score([Episode("start", cells(1))], ongoing=True).total[0]
 
 
 def test_ppo_grows_a_memory_from_nothing():

@@ -474,13 +474,3 @@ def test_step_reward_trainer_pays_tokens_by_their_step(small_model, policy, toke
         assert not np.allclose(paid, scalar, atol=1e-3)
         assert np.allclose(advantages[i][~masks[i]], scalar, atol=1e-5)
     assert math.isfinite(trainer.state.log_history[0]["grad_norm"])
-
-
-@pytest.mark.filterwarnings("ignore::valuegraph.encoders.TruncationWarning")
-@pytest.mark.parametrize("options", [[], ["--dense"]], ids=["scalar", "dense"])
-def test_the_example_runs(options):
-    from examples import trl_grpo
-
-    rewards = trl_grpo.main(["--steps", "2", "--epochs", "1", *options])
-    assert len(rewards) == 2
-    assert all(0.0 < reward < 1.0 for reward in rewards)

