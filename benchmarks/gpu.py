@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu [--size 1000000] [--json]
 
-Not run yet: no GPU could be had when it was written, and no number of it is reported anywhere. It needs a CUDA
-device that torch and FAISS both see, with some 6 GB of memory, and says so where there is none.
+Not run yet: no GPU could be had when it was written, and no number of it is reported anywhere. It needs a
+CUDA device that torch and FAISS both see, with some 6 GB of memory, and says so where there is none.
 `--device cpu --size 5000` goes through the same steps without one, to see that they work.
 
 1. For each tier that a GPU holds, the copy on the GPU against the host's own index, after changes as well.
