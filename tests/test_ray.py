@@ -35,8 +35,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     """Two nodes, each a process group with an object store of its own, connected over loopback."""
-    # The second keeps every server of the cluster on 127.0.0.1, on any system; both are read on import.
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     pytest.importorskip("ray", reason="the extra valuegraph[ray] is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

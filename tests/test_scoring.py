@@ -104,6 +104,17 @@ def test_hold_lets_a_step_without_evidence_lower_but_not_raise(steps: list[tuple
     assert (rise[~counted] <= 0.0).all()
 
 
+@given(st.lists(st.tuples(unit, st.booleans(), st.integers(0, 19)), min_size=1, max_size=20))
+def test_who_returns_gets_back_what_was_there_and_no_more(steps: list[tuple[float, bool, int]]) -> None:
+    potential, counted, earlier = (np.array(column) for column in zip(*steps, strict=True))
+    first = np.minimum(earlier, np.arange(len(steps)))
+    lost, back = hold(potential, counted), hold(potential, counted, first)
+    assert np.array_equal(back[counted], potential[counted])
+    assert ((lost <= back) & (back <= potential)).all()
+    for t in np.flatnonzero(~counted):
+        assert back[t] <= max(back[t - 1] if t else 0.0, back[first[t]] if first[t] < t else 0.0)
+
+
 @given(arrays(np.float64, 10, elements=st.floats(-1.0, 1.0)), st.floats(-0.5, 0.9), st.floats(0.01, 0.3))
 def test_goal_match_grows_with_the_cosine_inside_the_unit_interval(
     cosine: np.ndarray, mid: float, spread: float

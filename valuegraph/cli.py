@@ -265,7 +265,11 @@ def _parser() -> argparse.ArgumentParser:
 
     of = command(serve)
     model_folder(of)
-    of.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    of.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (%(default)s); any but a loopback one needs a token in VALUEGRAPH_TOKEN",
+    )
     of.add_argument("--port", type=int, default=8000, help="(%(default)s)")
 
     of = command(demo)

@@ -53,7 +53,7 @@ class FitConfig:
     """Passes over the training episodes, at most."""
     patience: int = 5
     """Epochs without a better held-out loss after which training stops."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Episodes in a batch."""
     learning_rate: float = 2e-3
     """Peak of the one-cycle schedule."""

@@ -136,14 +136,22 @@ def misdirected(
     return copies, sources
 
 
-def repeated_steps(encoded: Encoded, threshold: float = REPEAT) -> NDArray[np.bool_]:
-    """(N,) whether a step is as good as equal to an earlier one of the same episode."""
-    repeated = np.zeros(len(encoded.steps), np.bool_)
+def first_saying(encoded: Encoded, threshold: float = REPEAT) -> NDArray[np.int64]:
+    """(N,) the number, in its episode, of the first step that is as good as equal: its own if none is."""
+    first = np.empty(len(encoded.steps), np.int64)
     for b in range(len(encoded.goals)):
         rows = encoded.rows(b)
-        similarity = encoded.steps[rows] @ encoded.steps[rows].T
-        repeated[rows] = (np.tril(similarity, -1) > threshold).any(axis=1)
-    return repeated
+        same = encoded.steps[rows] @ encoded.steps[rows].T > threshold
+        np.fill_diagonal(same, True)
+        first[rows] = same.argmax(axis=1)
+    return first
+
+
+def repeated_steps(encoded: Encoded, threshold: float = REPEAT) -> NDArray[np.bool_]:
+    """(N,) whether a step is as good as equal to an earlier one of the same episode."""
+    return (
+        first_saying(encoded, threshold) < np.arange(len(encoded.steps)) - encoded.starts[encoded.episode_of]
+    )
 
 
 def decayed_context(encoded: Encoded, counted: NDArray[np.bool_], decay: float = DECAY) -> Floats:

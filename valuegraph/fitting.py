@@ -32,7 +32,7 @@ from valuegraph.threads import one_thread
 __all__ = ["Fitted", "fit_memory", "outcomes_of", "step_words", "training_sets", "visits_of"]
 
 _FEWEST = 20  # episodes below which none is held out
-_MISLED = 0.5  # share of successes that the learner also sees with a goal that was not theirs
+_MISLED = 1.0  # share of successes that the learner also sees with a goal that was not theirs
 
 
 @dataclass(frozen=True, slots=True)

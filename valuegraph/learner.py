@@ -93,7 +93,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
     """Training and held-out episodes in length-bucketed, seeded batches; no worker processes."""
 
     def __init__(
-        self, train: TrainingSet, validation: TrainingSet | None = None, batch_size: int = 64, seed: int = 0
+        self, train: TrainingSet, validation: TrainingSet | None = None, batch_size: int = 32, seed: int = 0
     ) -> None:
         super().__init__()
         self.train, self.validation, self.batch_size, self.seed = train, validation, batch_size, seed

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valuegraph.alignment import match_strength, ordered_alignment
-from valuegraph.context import Encoded, learner_inputs, repeated_steps
+from valuegraph.context import Encoded, first_saying, learner_inputs, repeated_steps
 from valuegraph.graph import Floats, Neighbours, ValueGraph
 from valuegraph.networks import InstrumentalNet, read_steps
 from valuegraph.threads import one_thread
@@ -21,11 +21,10 @@ Array = NDArray[np.float64]
 
 _FLOOR = 1e-4  # a soft AND of logarithms: what is missing costs dearly, but stays finite
 _PATHS = 64
-_MEMORY_SHARE = 0.9
-_DOUBTED, _DOUBTED_RUNNING = 0.05, 0.4  # share of g where the goal is new, in the total and on the way there
 _SATURATION = 0.9  # utility of a full success where nothing was held out to learn it from
 _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
+_VAGUE, _SURE = 0.6, 0.9  # how sure the memory must be of a rollout before its word on the end counts
 _SMALL = 50_000  # nodes up to which searching is work in small pieces
 _SAMPLED = 256  # tasks or episodes that decide the floor of support
 _COMPARED = 4096  # and distinct steps of each of them
@@ -89,6 +88,23 @@ class RolloutScore(NamedTuple):
     """How sure it is that the memory knows this goal, in [0, 1]."""
     way: int
     """The remembered path that fits best, -1 if there is none."""
+
+
+class _Account(NamedTuple):
+    """How a utility weighs what it is made of; shares in [0, 1]."""
+
+    memory: float
+    """Of the memory in u, against the value head, where the goal is known."""
+    way: float
+    """Of g against u where the goal is known."""
+    doubted: float
+    """Of g against u where the goal is new."""
+
+
+# On the way, how far a rollout has come is what counts, and landmarks say so even where the goal is new. In
+# the end it must have been done in full, and as remembered successes do it.
+_RUNNING = _Account(memory=0.75, way=0.7, doubted=0.3)
+_CLOSING = _Account(memory=0.9, way=0.85, doubted=0.05)
 
 
 class _Reading(NamedTuple):
@@ -205,33 +221,34 @@ class Scorer:
         steps, goal = one.steps, one.goals[0]
         ways, likeness = self._candidates(goal)
         known = np.full(len(steps), _confidence(likeness.max(initial=0.0)))
-        covered = known * np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1)
+        covered = known * np.sqrt(np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1))
         aligned = self._aligned(steps, ways, likeness, counted, similarity)
         remembered, held = carried(read.value, read.support, counted)
         # A sure dead end stays one, whatever is done or said afterwards; a likely one may have been left.
         lost = np.maximum.accumulate(np.clip(2.0 * read.dead_end - 1.0, 0.0, 1.0))
         alive = 1.0 - np.maximum(read.dead_end, lost)
 
-        def utility(
-            confidence: Array, doubted: float, saturation: Array | float
-        ) -> tuple[Array, Array, Array]:
-            terminal = remembered if value is None else _terminal(value, remembered, held, confidence)
+        def utility(weights: _Account, confidence: Array, full: Array | float) -> tuple[Array, Array, Array]:
+            share = weights.memory * confidence * held
+            terminal = remembered if value is None else _terminal(value, remembered, share)
             instrumental = confidence * aligned.strict + (1.0 - confidence) * aligned.loose
-            total = _combine(terminal, instrumental, confidence, doubted)
-            return hold(np.clip(total / saturation, 0.0, 1.0) * alive, counted), terminal, instrumental
+            weight = weights.way * confidence + weights.doubted * (1.0 - confidence)
+            total = _combine(terminal, instrumental, weight)
+            return np.clip(total / full, 0.0, 1.0) * alive, terminal, instrumental
 
         # On the way, the goal alone says how far the memory is to be trusted. With the last step that counts
         # the account is closed: the memory must cover what was done, and as well as a success is in full.
-        running, _, _ = utility(known, _DOUBTED_RUNNING, 1.0)
+        running = hold(utility(_RUNNING, known, 1.0)[0], counted, first_saying(one))
         full = covered * self.calibration.saturation + (1.0 - covered) * _SATURATION
-        closing, terminal, instrumental = utility(covered, _DOUBTED, full)
+        closing, terminal, instrumental = utility(_CLOSING, covered, full)
+        closing = hold(closing, counted)
         last = int(np.flatnonzero(counted)[-1]) if counted.any() else 0
         sure = float(covered[-1])
         if any(one.ended):
             # Nothing comes after this end: unless it is a good one, what was promising is lost. Steps that do
             # not count cannot make it better, so they are no end of their own.
-            good = np.clip((terminal[last:].min() - _BAD_END) / (_GOOD_END - _BAD_END), 0.0, 1.0)
-            closing[-1] *= 1.0 - sure**4 * (1.0 - good)
+            bad = 1.0 - _ramp(terminal[last:].min(), _BAD_END, _GOOD_END)
+            closing[-1] *= 1.0 - _ramp(sure, _VAGUE, _SURE) * bad
         near = np.clip((similarity - 0.5) / 0.4, 0.0, 1.0)
         return RolloutScore(
             np.concatenate([running[:last], closing[last:]]),
@@ -326,19 +343,30 @@ def collect(episode_ids: Sequence[str], rollouts: Sequence[RolloutScore]) -> Sco
     )
 
 
-def hold(potential: Array, counted: NDArray[np.bool_]) -> Array:
+def hold(potential: Array, counted: NDArray[np.bool_], first: NDArray[np.int64] | None = None) -> Array:
     """U_t, where a step that does not count may lower the score but not raise it.
+
+    With `first`, (T,) the number of the first step that says the same, one that repeats another may win back
+    what that one was worth: who returns has lost nothing.
 
     >>> hold(np.array([0.2, 0.6, 0.9, 0.5]), np.array([True, True, False, False]))
     array([0.2, 0.6, 0.6, 0.5])
+    >>> hold(np.array([0.6, 0.2, 0.9]), np.array([True, True, False]), np.array([0, 1, 0]))
+    array([0.6, 0.2, 0.6])
     """
     out = potential.copy()
     previous = 0.0
     for t, counts in enumerate(counted):
         if not counts:
-            out[t] = min(out[t], previous)
+            back = out[first[t]] if first is not None and first[t] < t else 0.0
+            out[t] = min(out[t], max(previous, back))
         previous = out[t]
     return out
+
+
+def _ramp(x: float, low: float, high: float) -> float:
+    """0 up to `low`, 1 from `high` on."""
+    return float(np.clip((x - low) / (high - low), 0.0, 1.0))
 
 
 def _confidence(likeness: float) -> float:
@@ -369,15 +397,13 @@ def carried(value: Array, support: Array, counted: NDArray[np.bool_]) -> tuple[A
     return said, firmly
 
 
-def _terminal(value: NDArray, remembered: Array, held: Array, confidence: Array) -> Array:
-    """u_t: the value head blended with the kernel read of h by support; a geometric mean."""
-    share = _MEMORY_SHARE * confidence * held
+def _terminal(value: NDArray, remembered: Array, share: Array) -> Array:
+    """u_t: the value head blended with the kernel read of h, which has that share; a geometric mean."""
     return np.exp((1.0 - share) * _log(value) + share * _log(remembered))
 
 
-def _combine(terminal: Array, instrumental: Array, confidence: Array, doubted: float) -> Array:
-    """(u / .9)^(1-w) g^w, w = .7 c + doubted (1 - c); u from .9 on is as good as it gets."""
-    weight = 0.7 * confidence + doubted * (1.0 - confidence)
+def _combine(terminal: Array, instrumental: Array, weight: Array) -> Array:
+    """(u / .9)^(1-w) g^w; u from .9 on is as good as it gets."""
     return np.exp((1.0 - weight) * _log(terminal / 0.9) + weight * _log(instrumental))
 
 
