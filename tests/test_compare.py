@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import valuegraph
 from benchmarks import pressure
 from benchmarks.compare import Recorder, problem, run
 from benchmarks.report import BEGIN, END, write
+from benchmarks.rivals import ours
 from benchmarks.run import ALONE, DOCS, commands
 from tests.conftest import SMALL_TASKS
+from valuegraph import FitConfig
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,8 @@ def test_protocols_hold_out_what_they_say(data):
     assert len(memory.fit) + len(memory.rollouts) == len(unseen.fit) + len(unseen.rollouts)
 
 
-def test_from_files_to_report(data, text_encoder, tmp_path):
+def test_from_files_to_report(data, text_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ours, "FitConfig", partial(FitConfig, epochs=4))
     out, chosen = tmp_path / "compare.json", ["ours", "RUDDER", "goal cosine, last"]
     about = {"version": "0", "held_out": "dev", "seeds": [0]}
     run(options(data), text_encoder, Recorder(out, about, chosen))
