@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
-__all__ = ["one_thread", "side_by_side"]
-
-Part = TypeVar("Part")
-Result = TypeVar("Result")
+__all__ = ["one_thread"]
 
 
 @contextmanager
@@ -26,20 +22,6 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
         return
     with _pools().limit(limits=1):
         yield
-
-
-def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """The work on each part, on a thread of its own that starts no others: parts never wait for each other,
-    as the pieces of one multiplication do, at any price on a busy machine."""
-
-    def alone(part: Part) -> Result:
-        with one_thread():
-            return work(part)
-
-    if len(parts) == 1:
-        return [alone(parts[0])]
-    with one_thread(), ThreadPoolExecutor(len(parts)) as pool:
-        return list(pool.map(alone, parts))
 
 
 @lru_cache(maxsize=1)
