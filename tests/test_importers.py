@@ -235,6 +235,15 @@ def test_chat_files(tmp_path, suffix):
     assert "chat messages" in describe([first, second], path)
 
 
+def test_lists_may_be_arrays_as_pandas_reads_them():
+    call = TOOL_CHAT[2] | {"tool_calls": np.array(TOOL_CHAT[2]["tool_calls"])}
+    said = TOOL_CHAT[3] | {"content": np.array([{"type": "text", "text": TOOL_CHAT[3]["content"]}])}
+    messages = np.array([*TOOL_CHAT[:2], call, said, TOOL_CHAT[4]])
+    (episode,) = import_episodes([{"messages": messages, "reward": 1.0}])
+    assert episode.goal == "What is the weather in Paris?"
+    assert episode.steps == TOOL_STEPS
+
+
 def test_ids_tell_runs_apart_and_catch_the_same_file_twice(tmp_path):
     for run in ("a", "b"):
         (tmp_path / run).mkdir()

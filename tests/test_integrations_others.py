@@ -80,6 +80,7 @@ def test_verl_finds_the_goal_where_it_travels(model_variable, solved, monkeypatc
     expected = score({"goal": solved.goal})
     chat = [{"role": "user", "content": solved.goal}]
     assert score({"question": solved.goal}) == score({"prompt": chat}) == expected
+    assert score({"goal": "", "prompt": np.array(chat + chat)}) == expected  # as pandas reads Parquet
     assert score({"goal": "?", "mine": solved.goal}, goal_key="mine") == expected
     monkeypatch.setenv("VALUEGRAPH_GOAL_COLUMN", "mine")
     assert score({"goal": "?", "mine": solved.goal}) == expected

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 Turn = tuple[str | None, str]
 """(action or None, observation)"""
 
@@ -92,7 +94,9 @@ def completion_turns(completion: Any, goal: str | None = None, max_steps: int = 
 
 
 def as_rows(value: Any) -> list[Any]:
-    """A list of records, also from a dict of columns (how some tables store them) or from JSON text."""
+    """A list of records, also from a dict of columns (how some tables store them), an array or JSON text."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -121,8 +125,9 @@ def _read(messages: Any) -> list[tuple[str, str]]:
         role = _ROLES.get(name) if isinstance(name, str) else None
         if role is None:
             raise ValueError(f"[{i}].role: must be one of {', '.join(_ROLES)}, not {name!r}")
+        plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in message.items()}
         try:
-            result.append((role, _text(message)))
+            result.append((role, _text(plain)))
         except ValueError as error:
             raise ValueError(f"[{i}].{error}") from None
     return result

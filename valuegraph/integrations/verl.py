@@ -47,7 +47,8 @@ def compute_score(
     knows no missing reward: a response that cannot be scored gets 0, and `scored` is then 0 and not 1.
     """
     info = extra_info or {}
-    key = goal_key or os.environ.get(GOAL_VARIABLE) or next((key for key in _GOALS if info.get(key)), "goal")
+    told = (key for key in _GOALS if _told(info.get(key)))
+    key = goal_key or os.environ.get(GOAL_VARIABLE) or next(told, "goal")
     messages = info.get("messages")
     completion = solution_str if messages is None else list(messages)
     episode = row_episode(completion, info.get(key), evidence=evidence, name=str(data_source))
@@ -55,3 +56,8 @@ def compute_score(
     row = {name: getattr(scores, name)[0] for name in SCORES}
     known = {name: 0.0 if value is None else value for name, value in row.items()}
     return {"score": known.pop("total"), **known, "scored": float(row["total"] is not None)}
+
+
+def _told(value: Any) -> bool:
+    """Whether there is anything; an array, as which pandas reads a list, has no truth of its own."""
+    return len(value) > 0 if hasattr(value, "__len__") else value is not None
