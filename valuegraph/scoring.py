@@ -103,8 +103,8 @@ class _Account(NamedTuple):
 
 # On the way, how far a rollout has come is what counts, and landmarks say so even where the goal is new. In
 # the end it must have been done in full, and as remembered successes do it.
-_RUNNING = _Account(memory=0.75, way=0.7, doubted=0.3)
-_CLOSING = _Account(memory=0.9, way=0.85, doubted=0.05)
+_RUNNING = _Account(memory=0.9, way=0.7, doubted=0.3)
+_CLOSING = _Account(memory=0.95, way=0.85, doubted=0.05)
 
 
 class _Reading(NamedTuple):
