@@ -59,14 +59,17 @@ class Server:
         """Waits until the server is up, so that several may start side by side."""
         deadline = time.monotonic() + 60
         while self._port is None:
-            self.log.seek(0)
-            text = self.log.read().decode()
+            text = self.said()
             found = re.search(r"running on http://127\.0\.0\.1:(\d+)", text)
             self._port = found and int(found[1])
             assert self.process.is_alive(), text
             assert time.monotonic() < deadline, text
             time.sleep(0.02)
         return self._port
+
+    def said(self):
+        self.log.seek(0)
+        return self.log.read().decode()
 
     @property
     def http(self):
@@ -111,22 +114,57 @@ def memory(folder):
     return folder
 
 
-# What the server of vectors does before it serves: scoring and updating take as long as the client asks for.
-SLOW = """
-import time
+# What the server of vectors does before it serves: work on an episode that names a gate begins, says so, and
+# goes on when the gate is opened. Nothing depends on how fast anybody is.
+GATED = """
+import os, time
 from valuegraph import RewardModel
-def slow(method):
+def gated(method):
     def wait(self, episodes):
-        time.sleep(max(float(e.metadata.get("seconds", 0)) for e in episodes))
+        for gate in {e.metadata["gate"] for e in episodes if "gate" in e.metadata}:
+            open(gate + ".begun", "w").close()
+            while not os.path.exists(gate):
+                time.sleep(0.005)
         return method(self, episodes)
     return wait
-RewardModel.score, RewardModel.update = slow(RewardModel.score), slow(RewardModel.update)
+RewardModel.score, RewardModel.update = gated(RewardModel.score), gated(RewardModel.update)
 """
 
 
-def slow_episodes(name, seconds, n=1):
-    records = [vector_episode(f"{name} {i}", outcome=1.0).to_dict() for i in range(n)]
-    return {"episodes": [record | {"metadata": {"seconds": seconds}} for record in records]}
+class Gate:
+    """Holds up the work on some episodes until it is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def episodes(self, name):
+        return {"episodes": [vector_episode(name, outcome=1.0).to_dict() | {"metadata": {"gate": self.path}}]}
+
+    def wait(self):
+        """Until the work has begun."""
+        until(lambda: os.path.exists(f"{self.path}.begun"))
+
+    def open(self):
+        with open(self.path, "w"):
+            pass
+
+
+@pytest.fixture
+def gate(tmp_path):
+    gate = Gate(str(tmp_path / "gate"))
+    yield gate
+    gate.open()
+
+
+def until(true):
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def waiting(server, queue="score"):
+    return metrics(server)[f'valuegraph_waiting_episodes{{queue="{queue}"}}']
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +177,18 @@ def server(small_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def slow(tmp_path_factory):
-    """Serves vectors, slowly where asked to, within narrow limits."""
-    folder = memory(tmp_path_factory.mktemp("slow") / "vectors")
-    with running(folder, first=SLOW, limits="Limits(queue=4, seconds=0.8)", token="s3cret") as server:
+def vectors(tmp_path_factory):
+    """Serves vectors, has gates, a short queue and a token."""
+    folder = memory(tmp_path_factory.mktemp("vectors") / "model")
+    with running(folder, first=GATED, limits="Limits(queue=4)", token="s3cret") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory):
+    """Serves vectors, has gates, and waits for nothing longer than a second."""
+    folder = memory(tmp_path_factory.mktemp("hasty") / "model")
+    with running(folder, first=GATED, limits="Limits(seconds=1.0)") as server:
         yield server
 
 
@@ -154,7 +200,7 @@ def rollouts(heldout_episodes):
 # Scores
 
 
-def test_scores_equal_those_in_process_bit_for_bit(server, slow, small_model, rollouts):
+def test_scores_equal_those_in_process_bit_for_bit(server, vectors, hasty, small_model, rollouts):
     answer = server.post("/score", records(rollouts))
     assert answer.status_code == 200, answer.text
     expected = small_model.score(rollouts)
@@ -339,16 +385,19 @@ def test_what_is_not_json_is_refused(server):
         assert http.get("/nowhere").status_code == 404
 
 
-def test_one_bad_request_does_not_spoil_its_companions(slow):
-    bad = {"episodes": [{"episode_id": "b", "steps": [{"observation": [1.0, 2.0]}]}]}
-    bad["episodes"].insert(0, vector_episode("fine").to_dict())
+def test_one_bad_request_does_not_spoil_its_companions(vectors, gate):
+    bad = {"episodes": [{"episode_id": "too narrow", "steps": [{"observation": [1.0, 2.0]}]}]}
     with ThreadPoolExecutor(3) as pool:
-        busy = pool.submit(slow.post, "/score", slow_episodes("busy", 0.3))
-        time.sleep(0.1)
-        good, wrong = (pool.submit(slow.post, "/score", b) for b in (records([vector_episode("good")]), bad))
+        busy = pool.submit(vectors.post, "/score", gate.episodes("busy"))
+        gate.wait()
+        good, wrong = (
+            pool.submit(vectors.post, "/score", b) for b in (records([vector_episode("good")]), bad)
+        )
+        until(lambda: waiting(vectors) == 2)
+        gate.open()
     assert busy.result().status_code == good.result().status_code == 200
     assert wrong.result().status_code == 422
-    assert wrong.result().json()["detail"].startswith("episodes[1]: ")
+    assert wrong.result().json()["detail"].startswith("episodes[0]: episode 'too narrow'")
 
 
 def test_a_body_over_the_limit_is_refused_while_it_comes(server):
@@ -373,9 +422,9 @@ def test_a_body_over_the_limit_is_refused_while_it_comes(server):
     assert server.post("/score", smaller).status_code == 200
 
 
-def test_a_token_is_demanded(slow):
+def test_a_token_is_demanded(vectors):
     body = records([vector_episode("a")])
-    anonymous = httpx.Client(base_url=f"http://127.0.0.1:{slow.port}", timeout=60)
+    anonymous = httpx.Client(base_url=f"http://127.0.0.1:{vectors.port}", timeout=60)
     for headers in (
         {},
         {"Authorization": "Bearer wrong"},
@@ -389,7 +438,7 @@ def test_a_token_is_demanded(slow):
         assert anonymous.get("/metrics", headers=headers).status_code == 401
     assert anonymous.get("/healthz").json()["status"] == "ok"
     anonymous.close()
-    assert slow.post("/score", body).status_code == 200
+    assert vectors.post("/score", body).status_code == 200
 
 
 def test_without_a_token_only_local_names_are_answered(server):
@@ -431,47 +480,54 @@ def test_a_missing_extra_is_named(monkeypatch):
 # Load
 
 
-def test_a_full_queue_says_so(slow):
-    with ThreadPoolExecutor(3) as pool:
-        busy = pool.submit(slow.post, "/score", slow_episodes("busy", 0.4))
-        time.sleep(0.15)
-        fits = pool.submit(slow.post, "/score", slow_episodes("fits", 0, n=4))
-        time.sleep(0.05)
-        over = slow.post("/score", slow_episodes("over", 0))
+def some(name, n=1):
+    return records([vector_episode(f"{name} {i}", outcome=1.0) for i in range(n)])
+
+
+def test_a_full_queue_says_so(vectors, gate):
+    with ThreadPoolExecutor(2) as pool:
+        busy = pool.submit(vectors.post, "/score", gate.episodes("busy"))
+        gate.wait()
+        fits = pool.submit(vectors.post, "/score", some("fits", 4))
+        until(lambda: waiting(vectors) == 4)
+        over = vectors.post("/score", some("over"))
+        gate.open()
     assert over.status_code == 429
     assert int(over.headers["retry-after"]) >= 1
     assert busy.result().status_code == fits.result().status_code == 200
-    assert slow.post("/score", slow_episodes("over", 0)).status_code == 200
-    assert slow.post("/score", slow_episodes("many", 0, n=5)).status_code == 413  # would never fit
+    assert vectors.post("/score", some("over")).status_code == 200
+    assert vectors.post("/score", some("many", 5)).status_code == 413  # would never fit
 
 
-def test_what_takes_too_long_is_given_up(slow):
+def test_what_takes_too_long_is_given_up(hasty, gate):
     with ThreadPoolExecutor(2) as pool:
-        begun = pool.submit(slow.post, "/score", slow_episodes("begun", 1.2))
-        time.sleep(0.15)
-        waits = pool.submit(slow.post, "/score", slow_episodes("waits", 0))
+        begun = pool.submit(hasty.post, "/score", gate.episodes("begun"))
+        gate.wait()
+        waits = pool.submit(hasty.post, "/score", some("waits"))
     assert begun.result().status_code == 504
     assert waits.result().status_code == 503
     assert "nothing was begun" in waits.result().json()["detail"]
-    time.sleep(0.4)
-    assert slow.post("/score", slow_episodes("next", 0)).status_code == 200
+    gate.open()
+    until(lambda: hasty.post("/score", some("next")).status_code == 200)
 
 
-def test_an_update_is_done_or_not_begun(slow):
+def test_an_update_is_done_or_not_begun(hasty, gate):
     with ThreadPoolExecutor(2) as pool:
-        begun = pool.submit(slow.post, "/update", slow_episodes("slow update", 1.2))
-        time.sleep(0.15)
-        waits = pool.submit(slow.post, "/update", slow_episodes("waiting update", 0))
+        begun = pool.submit(hasty.post, "/update", gate.episodes("begun 0"))
+        gate.wait()
+        waits = pool.submit(hasty.post, "/update", some("waits"))
+        assert waits.result().status_code == 503
+        assert not begun.done()
+        gate.open()
     assert begun.result().json()["durable"] is True  # longer than a request may take, but it had begun
-    assert waits.result().status_code == 503
-    assert slow.post("/update", slow_episodes("slow update", 0)).status_code == 409
-    assert slow.post("/update", slow_episodes("waiting update", 0)).status_code == 200
+    until(lambda: hasty.post("/update", some("begun")).status_code == 409)
+    until(lambda: hasty.post("/update", some("waits")).status_code == 200)
 
 
-def test_a_body_that_does_not_come_is_given_up(slow):
-    with socket.create_connection(("127.0.0.1", slow.port), timeout=10) as wire:
+def test_a_body_that_does_not_come_is_given_up(hasty):
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=60) as wire:
         wire.sendall(
-            b"POST /score HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer s3cret\r\n"
+            b"POST /score HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
         )
         assert wire.recv(100).startswith(b"HTTP/1.1 408")
@@ -540,22 +596,30 @@ def test_killed_during_updates_every_acknowledged_one_is_there(tmp_path):
         model.update([vector_episode("never sent", outcome=1.0)])  # control
 
 
-def test_terminated_it_finishes_what_it_has_begun(tmp_path):
-    folder = memory(tmp_path / "model")
-    with running(folder, first=SLOW) as server:
+def test_terminated_it_finishes_what_it_has_begun(tmp_path, gate):
+    folder, other = memory(tmp_path / "model"), Gate(str(tmp_path / "other"))
+    with running(folder, first=GATED) as server:
         with FolderWriter(folder):  # somebody else is at it
-            refused = server.post("/update", records([vector_episode("refused", outcome=1.0)]))
+            refused = server.post("/update", some("refused"))
             assert refused.status_code == 503
             assert "nothing was written" in refused.json()["detail"]
-            assert server.post("/score", records([vector_episode("read")])).status_code == 200
+            assert server.post("/score", some("read")).status_code == 200
         with ThreadPoolExecutor(2) as pool:
-            update = pool.submit(server.post, "/update", slow_episodes("last", 0.6))
-            score = pool.submit(server.post, "/score", slow_episodes("score", 0.6))
-            time.sleep(0.25)
-            assert server.stop(signal.SIGTERM) == 0
+            update = pool.submit(server.post, "/update", gate.episodes("last"))
+            score = pool.submit(server.post, "/score", other.episodes("score"))
+            gate.wait()
+            other.wait()
+            os.kill(server.process.pid, signal.SIGTERM)
+            until(lambda: "Shutting down" in server.said())
+            assert not update.done()
+            assert not score.done()
+            gate.open()
+            other.open()
+            server.process.join(60)
+            assert server.process.exitcode == 0
         assert update.result().json()["durable"] is True
         assert score.result().status_code == 200
     with RewardModel.load(folder) as model:
         with pytest.raises(EpisodeError, match="already remembered"):
-            model.update([vector_episode("last 0", outcome=1.0)])
-        model.update([vector_episode("refused", outcome=1.0)])  # control
+            model.update([vector_episode("last", outcome=1.0)])
+        model.update([vector_episode("refused 0", outcome=1.0)])  # control
