@@ -121,17 +121,26 @@ def test_contract_rewards_are_finite_numbers_or_none(small_model, solved):
     reward = ValueReward(small_model)
     parameters = inspect.signature(reward).parameters
     assert parameters["kwargs"].kind is inspect.Parameter.VAR_KEYWORD
-    completions = ["", as_messages(solved), "look around", "x" * 5000, [{"role": "assistant", "content": ""}]]
+    spoken = [
+        message
+        for step in solved.steps
+        for message in (
+            {"role": "assistant", "content": step.action},
+            {"role": "tool", "content": step.observation},
+        )
+    ]
+    called, silent = as_messages(solved), [{"role": "assistant", "content": ""}]
+    completions = ["", spoken, "look around", "x" * 5000, silent, called]
     values = reward(
-        prompts=[solved.goal] * 5,
+        prompts=[solved.goal] * 6,
         completions=completions,
-        completion_ids=[[1]] * 5,
+        completion_ids=[[1]] * 6,
         trainer_state=object(),
-        unknown_column=[None] * 5,
+        unknown_column=[None] * 6,
     )
-    assert [value is None for value in values] == [True, False, False, False, True]
+    assert [value is None for value in values] == [True, False, False, False, True, False]
     assert all(isinstance(v, float) and 0.0 <= v <= 1.0 for v in values if v is not None)
-    assert values[1] > values[2]
+    assert values[1] > 2.0 * max(values[2], values[3])
     assert not hasattr(reward, "parameters")  # TRL takes any nn.Module for a sequence classifier
 
 

@@ -255,6 +255,26 @@ def test_restating_the_goal_is_no_evidence() -> None:
     assert utility(plain, 0, 1, 2) > utility(plain, 0, 1)
 
 
+def test_one_success_where_others_fail_sets_no_standard() -> None:
+    """6 episodes end badly at 4 and one, by luck or by a wrong label, well; what is done often enough counts."""
+
+    def scorer_with(successes: int) -> Scorer:
+        odd = [([0, 8, 4], 1.0)] * successes + [([0, 8, 4], 0.0)] * 6
+        return scorer_of([([0, 1, 2, 3], 1.0)] * 6 + odd)
+
+    fluke, often = scorer_with(1), scorer_with(30)
+    assert utility(fluke, 0, 8, 4) < 0.1
+    assert utility(fluke, 0, 1, 2, 3) > 0.9
+    assert utility(often, 0, 8, 4) > 0.6
+
+
+def test_a_place_where_a_few_fail_is_no_dead_end() -> None:
+    """A quarter of those that end at 3 are called failures: what ends there is still worth what it was."""
+    mixed = scorer_of([([0, 1, 2, 3], 1.0)] * 6 + [([0, 1, 2, 3], 0.0)] * 2 + [([0, 5, 4], 0.0)] * 6)
+    assert utility(mixed, 0, 1, 2, 3) > 0.8
+    assert utility(mixed, 0, 5, 4) < 0.05  # control
+
+
 def test_nothing_that_follows_a_bad_end_makes_it_better(scorer: Scorer) -> None:
     """The environment ended at 4, where episodes end badly; repeats and strangers after it change nothing."""
 

@@ -439,6 +439,12 @@ class ValueGraph:
         weights[(np.tril(phi @ phi.T, -1) > 0.99).any(axis=1)] = 0.0
         return weights / weights.sum()
 
+    def end_value(self, path: Path) -> float:
+        """h where a path ends, by all that ended near there for its goal, in [0, 1]."""
+        rows = self._keys_of(np.array(path.nodes[-1:]))
+        rows[:, : self.z_dim] = 0.0
+        return float(self.read(self.neighbours(rows))[0])
+
     def settle(self, near: Neighbours, rounds: int = 3) -> int:
         """The node on which iterative retrieval comes to rest, for one query."""
         for _ in range(rounds):

@@ -24,6 +24,7 @@ _PATHS = 64
 _SATURATION = 0.9  # utility of a full success where nothing was held out to learn it from
 _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
+_FLUKE, _SOUND = 0.4, 0.7  # value of a way's end, beside the best end, from a fluke to a success like others
 _VAGUE, _SURE = 0.6, 0.9  # how sure the memory must be of a rollout before its word on the end counts
 _SMALL = 50_000  # nodes up to which searching is work in small pieces
 _SAMPLED = 256  # tasks or episodes that decide the floor of support
@@ -137,6 +138,8 @@ class Way(NamedTuple):
     """(L, d) embeddings."""
     weights: Array
     """(L,) summing to one."""
+    end: float
+    """h where it ends, by all that ended near there, in [0, 1]."""
 
 
 @dataclass(eq=False)
@@ -224,9 +227,8 @@ class Scorer:
         covered = known * np.sqrt(np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1))
         aligned = self._aligned(steps, ways, likeness, counted, similarity)
         remembered, held = carried(read.value, read.support, counted)
-        # A sure dead end stays one, whatever is done or said afterwards; a likely one may have been left.
-        lost = np.maximum.accumulate(np.clip(2.0 * read.dead_end - 1.0, 0.0, 1.0))
-        alive = 1.0 - np.maximum(read.dead_end, lost)
+        # Where most episodes end badly is a dead end, whatever is done or said afterwards.
+        alive = 1.0 - np.maximum.accumulate(np.clip(2.0 * read.dead_end - 1.0, 0.0, 1.0))
 
         def utility(weights: _Account, confidence: Array, full: Array | float) -> tuple[Array, Array, Array]:
             share = weights.memory * confidence * held
@@ -249,7 +251,7 @@ class Scorer:
             # not count cannot make it better, so they are no end of their own.
             bad = 1.0 - _ramp(terminal[last:].min(), _BAD_END, _GOOD_END)
             closing[-1] *= 1.0 - _ramp(sure, _VAGUE, _SURE) * bad
-        near = np.clip((similarity - 0.5) / 0.4, 0.0, 1.0)
+        near = _ramp(similarity, 0.5, 0.9)
         return RolloutScore(
             np.concatenate([running[:last], closing[last:]]),
             running,
@@ -286,9 +288,12 @@ class Scorer:
         if not ways:
             return _Aligned(np.zeros(len(steps)), np.zeros(len(steps)), -1)
         match, weights = self._matches(steps, ways)
-        near = np.clip((likeness - 0.5) / 0.4, 0.0, 1.0)[:, None]
-        loose = ordered_alignment(match_strength(match), weights, counted, prerequisites=False) * near
-        strict = ordered_alignment(match_strength(match, similarity), weights, counted) * near
+        ends = np.array([way.end for way in ways])
+        # A success that ends where others fail is taken for a fluke, or for a wrong outcome.
+        sound = _ramp(ends / max(ends.max(), _FLOOR), _FLUKE, _SOUND)
+        trust = (_ramp(likeness, 0.5, 0.9) * sound)[:, None]
+        loose = ordered_alignment(match_strength(match), weights, counted, prerequisites=False) * trust
+        strict = ordered_alignment(match_strength(match, similarity), weights, counted) * trust
         return _Aligned(strict.max(axis=0), loose.max(axis=0), ways[int(strict[:, -1].argmax())].path)
 
     def _matches(self, steps: Floats, ways: Sequence[Way]) -> tuple[Array, Array]:
@@ -322,10 +327,11 @@ class Scorer:
         return self._ways[goal]
 
     def _way(self, i: int) -> Way:
-        path = self.graph.paths[i]
-        weights = self.graph.landmark_weights(path)
+        graph, path = self.graph, self.graph.paths[i]
+        weights = graph.landmark_weights(path)
         keep = weights > 0.0
-        return Way(i, self.graph.step_embeddings(np.array(path.nodes)[keep]), weights[keep])
+        landmarks = graph.step_embeddings(np.array(path.nodes)[keep])
+        return Way(i, landmarks, weights[keep], graph.end_value(path))
 
 
 def collect(episode_ids: Sequence[str], rollouts: Sequence[RolloutScore]) -> Scores:
@@ -364,9 +370,9 @@ def hold(potential: Array, counted: NDArray[np.bool_], first: NDArray[np.int64] 
     return out
 
 
-def _ramp(x: float, low: float, high: float) -> float:
+def _ramp(x: Array | float, low: float, high: float) -> Array:
     """0 up to `low`, 1 from `high` on."""
-    return float(np.clip((x - low) / (high - low), 0.0, 1.0))
+    return np.clip((np.asarray(x) - low) / (high - low), 0.0, 1.0)
 
 
 def _confidence(likeness: float) -> float:
