@@ -256,7 +256,7 @@ def test_restating_the_goal_is_no_evidence() -> None:
 
 
 def test_one_success_where_others_fail_sets_no_standard() -> None:
-    """6 episodes end badly at 4 and one, by luck or by a wrong label, well; what is done often enough counts."""
+    """Six episodes end badly at 4 and one, by luck or a wrong label, well; what is done often counts."""
 
     def scorer_with(successes: int) -> Scorer:
         odd = [([0, 8, 4], 1.0)] * successes + [([0, 8, 4], 0.0)] * 6
