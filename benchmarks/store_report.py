@@ -2,8 +2,8 @@
 
     python -m benchmarks.store_report RESULTS --out docs/results
 
-RESULTS is a folder of what the benchmarks printed with --json, as NAME.txt or NAME.json: index, million and
-graph (`store`), store_model, lancedb and chroma (`store_rivals`), faults, tiers, sleep. What is missing there
+RESULTS is a folder of what the benchmarks printed with --json, as NAME.txt or NAME.json: index, alone, million
+and graph (`store`), store_model, lancedb and chroma (`store_rivals`), faults, tiers, sleep. What is missing there
 is missing in the table.
 """
 
@@ -91,7 +91,8 @@ def of_tier(tier: str, field: str) -> Callable[[dict[str, Any]], float]:
 
 
 LINES = [
-    *searches("index", "100k x 384", ("usearch", "hnswlib", "lancedb")),
+    *searches("index", "100k x 384, in turns with all", ("usearch", "hnswlib", "lancedb")),
+    *searches("alone", "100k x 384, in turns with raw FAISS alone", ()),
     *searches("million", "1M x 384", ()),
     Line(
         "Update of 1,008 steps on 100k nodes, durable, s on the clock",
@@ -231,7 +232,7 @@ def collect(folder: Path) -> dict[str, Any]:
             continue
         parts = (
             found
-            if isinstance(found, dict) and {*found} & {"index", "million", "graph"}
+            if isinstance(found, dict) and {*found} & {"index", "alone", "million", "graph"}
             else {file.stem: found}
         )
         report |= parts
