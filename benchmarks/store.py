@@ -4,9 +4,9 @@
 
 Everything runs on one thread, in turns with what it is compared with, so that a machine that others use slows
 both alike; times are medians of processor seconds, and ratios are ours against theirs (below one: ours is
-faster). Engines that are not installed are left out; at a million vectors all are, since building them takes
-too long on one thread; in `alone` too, since what they leave in the caches costs a single query of tens of
-microseconds more than it takes. `benchmarks.store_model` times updates and scores, `benchmarks.store_rivals` writes.
+faster). Engines that are not installed are left out. At a million vectors all are, since building them takes
+too long on one thread, and in `alone`, since a search of microseconds also pays for caches that others swept.
+`benchmarks.store_model` times updates and scores, `benchmarks.store_rivals` writes.
 """
 
 # ruff: noqa: E402 (thread counts are read when numpy and FAISS load)

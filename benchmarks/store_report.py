@@ -2,9 +2,9 @@
 
     python -m benchmarks.store_report RESULTS --out docs/results
 
-RESULTS is a folder of what the benchmarks printed with --json, as NAME.txt or NAME.json: index, alone, million
-and graph (`store`), store_model, lancedb and chroma (`store_rivals`), faults, tiers, sleep. What is missing there
-is missing in the table.
+RESULTS is a folder of what the benchmarks printed with --json, as NAME.txt or NAME.json: index, alone,
+million and graph (`store`), store_model, lancedb and chroma (`store_rivals`), faults, tiers, sleep. What is
+missing there is missing in the table.
 """
 
 from __future__ import annotations
@@ -169,6 +169,13 @@ LINES = [
         at_least(3),
     ),
     Line("the same in int8", ">= 3", of_tier("int8", "speed_up_cpu"), at_least(3)),
+    Line(
+        "int8: largest difference of a score to the plain encode's",
+        "<= .001",
+        of_tier("int8", "largest_score_difference"),
+        at_most(1e-3),
+        "{:.5f}",
+    ),
     Line(
         "Largest difference of a score to the plain encode's",
         "<= .001",
