@@ -70,7 +70,7 @@ def test_an_edited_card_stays(small_model, folder):
     assert (folder / "README.md").read_text("utf-8") == "mine"
 
 
-@pytest.mark.parametrize("name", ["./no/such/folder", "/no/such/folder", Path("nowhere")])
+@pytest.mark.parametrize("name", ["./no/such/folder", "../runs", "~/runs", "/runs", Path("nowhere")])
 def test_what_is_neither_folder_nor_name(name):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         RewardModel.from_pretrained(name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from valuegraph.persistence import write_folder
 __all__ = ["fetch", "model_card", "push_to_hub", "save_pretrained"]
 
 CARD = "README.md"
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _LOCAL = ["writer.lock", ".*"]  # of this machine alone
 _METADATA = """\
 ---
@@ -62,7 +64,7 @@ def fetch(name_or_path: str | os.PathLike[str], **options: Any) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
-    if not isinstance(name_or_path, str) or name_or_path.count("/") > 1 or path.is_absolute():
+    if not isinstance(name_or_path, str) or not _NAME.fullmatch(name_or_path):
         raise FileNotFoundError(f"{name_or_path}: no such folder, and not a name of the form owner/name")
     from huggingface_hub import snapshot_download
 
