@@ -24,7 +24,7 @@ _PATHS = 64
 _SATURATION = 0.9  # utility of a full success where nothing was held out to learn it from
 _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
-_FLUKE, _SOUND = 0.4, 0.7  # value of a way's end, beside the best end, from a fluke to a success like others
+_FLUKE, _SOUND = 0.3, 0.8  # value of a way's end, beside the best for its goal, from a fluke to a sound one
 _VAGUE, _SURE = 0.6, 0.9  # how sure the memory must be of a rollout before its word on the end counts
 _SMALL = 50_000  # nodes up to which searching is work in small pieces
 _SAMPLED = 256  # tasks or episodes that decide the floor of support
@@ -138,8 +138,8 @@ class Way(NamedTuple):
     """(L, d) embeddings."""
     weights: Array
     """(L,) summing to one."""
-    end: float
-    """h where it ends, by all that ended near there, in [0, 1]."""
+    sound: float
+    """How far to trust that it was a success, in [0, 1]."""
 
 
 @dataclass(eq=False)
@@ -288,10 +288,7 @@ class Scorer:
         if not ways:
             return _Aligned(np.zeros(len(steps)), np.zeros(len(steps)), -1)
         match, weights = self._matches(steps, ways)
-        ends = np.array([way.end for way in ways])
-        # A success that ends where others fail is taken for a fluke, or for a wrong outcome.
-        sound = _ramp(ends / max(ends.max(), _FLOOR), _FLUKE, _SOUND)
-        trust = (_ramp(likeness, 0.5, 0.9) * sound)[:, None]
+        trust = (_ramp(likeness, 0.5, 0.9) * [way.sound for way in ways])[:, None]
         loose = ordered_alignment(match_strength(match), weights, counted, prerequisites=False) * trust
         strict = ordered_alignment(match_strength(match, similarity), weights, counted) * trust
         return _Aligned(strict.max(axis=0), loose.max(axis=0), ways[int(strict[:, -1].argmax())].path)
@@ -323,15 +320,17 @@ class Scorer:
         """The remembered ways to one goal, shortest first."""
         if goal not in self._ways:
             paths = sorted(self._by_goal[goal], key=lambda i: len(self.graph.paths[i].nodes))
-            self._ways[goal] = [self._way(i) for i in paths]
+            ends = np.array([self.graph.end_value(self.graph.paths[i]) for i in paths])
+            # A success that ends where others fail is taken for a fluke, or for a wrong outcome.
+            sound = _ramp(ends / max(ends.max(), _FLOOR), _FLUKE, _SOUND)
+            self._ways[goal] = [self._way(i, trust) for i, trust in zip(paths, sound.tolist(), strict=True)]
         return self._ways[goal]
 
-    def _way(self, i: int) -> Way:
-        graph, path = self.graph, self.graph.paths[i]
-        weights = graph.landmark_weights(path)
+    def _way(self, i: int, sound: float) -> Way:
+        path = self.graph.paths[i]
+        weights = self.graph.landmark_weights(path)
         keep = weights > 0.0
-        landmarks = graph.step_embeddings(np.array(path.nodes)[keep])
-        return Way(i, landmarks, weights[keep], graph.end_value(path))
+        return Way(i, self.graph.step_embeddings(np.array(path.nodes)[keep]), weights[keep], sound)
 
 
 def collect(episode_ids: Sequence[str], rollouts: Sequence[RolloutScore]) -> Scores:
