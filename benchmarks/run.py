@@ -45,7 +45,7 @@ def commands(fast: bool) -> dict[str, list[str]]:
         "best_of_n": ["benchmarks.best_of_n", *data, *out, *small],
         "overoptimise": ["benchmarks.overoptimise", *cache, *out, *small],
         "quality": ["benchmarks.quality", *data, "--environments", *environments, "--seeds", "0", *few],
-        "rl_minigrid": ["benchmarks.rl_minigrid", *small],
+        "rl_minigrid": ["benchmarks.rl_minigrid", *out, *(small or ["--layouts", "0", "2", "4", "7"])],
         "faults": ["benchmarks.faults", *(["--kills", "5", "--damages", "20"] if fast else [])],
         "report": ["benchmarks.report", compared, *readme],
         "pressure": ["benchmarks.pressure", str(docs), *readme],

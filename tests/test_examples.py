@@ -100,10 +100,16 @@ def test_the_readme_shows_a_valid_episode():
     assert Episode.from_dict(json.loads(record)).outcome == 1.0
 
 
-def test_the_readme_names_files_that_are_there():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith(("#", "http"))]
+def test_the_readme_names_files_and_headings_that_are_there():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    for link in links:
+        file, _, heading = link.partition("#")
+        target = ROOT / (file or "README.md")
+        assert target.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
+            assert heading in [title.lower().replace(" ", "-") for title in titles], link
 
 
 def test_the_readme_names_commands_and_options_that_exist(capsys):
