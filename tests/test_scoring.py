@@ -288,6 +288,18 @@ def test_nothing_that_follows_a_bad_end_makes_it_better(scorer: Scorer) -> None:
     assert ended(0, 1, 2, 3) > 0.9  # control: a good end is one
 
 
+def test_an_end_where_successes_only_pass_is_no_good_end() -> None:
+    """Many pass 2 on their way to 3; an episode that the environment ended there has not arrived."""
+    known = scorer_of([([0, 1, 2, 3], 1.0)] * 5 + [([0, 4], 0.0)] * 5)
+
+    def total(*states: int, ended: bool) -> float:
+        return float(known.score(replace(rollout(*states), ended=(ended,)))[0].potential[-1])
+
+    assert total(0, 1, 2, ended=True) < 0.05 < total(0, 1, 2, ended=False)
+    assert total(0, 1, 2, 12, 13, ended=True) < 0.05
+    assert total(0, 1, 2, 3, ended=True) == total(0, 1, 2, 3, ended=False) > 0.9
+
+
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=10), st.data())
 @settings(deadline=None, max_examples=60)
 def test_repeats_and_strangers_never_raise_a_score(

@@ -118,6 +118,8 @@ class _Reading(NamedTuple):
     """Support at (phi, goal), whatever came before."""
     dead_end: Array
     """How surely episodes end badly here."""
+    good_end: Array
+    """One but for the say of the memory that no success ended here."""
 
 
 class _Aligned(NamedTuple):
@@ -161,7 +163,7 @@ class Scorer:
             self._by_goal.setdefault(path.goal, []).append(i)
         self._known = np.array(sorted(self._by_goal), np.int64)
         visits = np.maximum(self.graph.column("visits"), 1.0)
-        self._dead = (self.graph.column("ended") - self.graph.column("won")) / visits
+        self._ended, self._won = (self.graph.column(name) / visits for name in ("ended", "won"))
 
     def evidence(self, encoded: Encoded) -> tuple[NDArray[np.bool_], Array]:
         """(N,) whether a step counts, and (N,) its cosine to the nearest remembered step.
@@ -248,9 +250,12 @@ class Scorer:
         sure = float(covered[-1])
         if any(one.ended):
             # Nothing comes after this end: unless it is a good one, what was promising is lost. Steps that do
-            # not count cannot make it better, so they are no end of their own.
-            bad = 1.0 - _ramp(terminal[last:].min(), _BAD_END, _GOOD_END)
-            closing[-1] *= 1.0 - _ramp(sure, _VAGUE, _SURE) * bad
+            # not count cannot make it better, so they are no end of their own; nor are those of which the
+            # memory knows nothing, where it knows an earlier one.
+            told = np.flatnonzero(read.covered[last:] > 0.5)
+            end = last + (int(told[-1]) if len(told) else 0)
+            good = _ramp(min(terminal[last:].min(), read.good_end[end]), _BAD_END, _GOOD_END)
+            closing[-1] *= 1.0 - _ramp(sure, _VAGUE, _SURE) * (1.0 - good)
         near = _ramp(similarity, 0.5, 0.9)
         return RolloutScore(
             np.concatenate([running[:last], closing[last:]]),
@@ -269,11 +274,15 @@ class Scorer:
         graph, n = self.graph, len(steps)
         near = graph.neighbours(np.concatenate([graph.keys(z, steps, goals), graph.keys(None, steps, goals)]))
         role, here = (Neighbours(near.nodes[i : i + n], near.kernel[i : i + n]) for i in (0, n))
+        ended, won = (graph.read(here, share) for share in (self._ended, self._won))
+        # A memory of episodes that never say that they ended knows nothing about ends.
+        well = won / (ended + 1e-3) if self._won.any() else np.ones(n)
         return _Reading(
             value=graph.read(role),
             support=role.support,
             covered=here.support,
-            dead_end=graph.read(here, self._dead) * here.support,
+            dead_end=(ended - won) * here.support,
+            good_end=1.0 - here.support * (1.0 - well),
         )
 
     def _aligned(
