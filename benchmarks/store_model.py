@@ -24,13 +24,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from valuegraph import Episode, FitConfig, RewardModel, Step, TextEncoder
+from valuegraph.calibration import Calibration
 from valuegraph.context import encode_episodes, learner_width
 from valuegraph.embedding_cache import EmbeddingCache
 from valuegraph.fitting import visits_of
 from valuegraph.graph import ValueGraph
 from valuegraph.index import FaissIndex, promote
 from valuegraph.networks import InstrumentalNet
-from valuegraph.scoring import Calibration
 
 DIM, GOALS, STAGES, BATCH = 384, 200, 16, 64
 SETTLED = 0.5  # what a step of an episode differs from its stage

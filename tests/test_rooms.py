@@ -20,7 +20,7 @@ FLOORS = (
     "model_weights text_models embedding_cache array_encoder encoders "
     "locks growing vectors faiss_build faiss_gpu index adjacency edges propagation "
     "ray_workers sharded_index block_propagation",
-    "context graph networks",
+    "context graph networks utility calibration",
     "consolidation learner scoring fitting explain",
     "persistence hub",
     "reward_model ray_fit monitor",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from valuegraph import scoring
+from valuegraph.calibration import Calibration, calibrate, saturation
 from valuegraph.config import FitConfig
 from valuegraph.context import Encoded
 from valuegraph.credit import discounted_credit
 from valuegraph.graph import Memory, ValueGraph, Visit
-from valuegraph.scoring import Calibration, Scorer, Scores, calibrate, collect, hold, saturation
+from valuegraph.scoring import Scorer, Scores, collect
+from valuegraph.utility import carried, hold
 
 DIM = 16
 STATES = np.eye(DIM, dtype=np.float32)
@@ -73,21 +73,15 @@ def utility(scorer: Scorer, *states: int, goal: np.ndarray = GOAL) -> float:
 # --- pure parts ---
 
 
-def test_the_numbers_in_the_docstrings() -> None:
-    result = doctest.testmod(scoring)
-    assert result.attempted >= 1
-    assert result.failed == 0
-
-
 def test_a_step_off_the_ways_undoes_nothing_but_adds_nothing(scorer: Scorer) -> None:
     """State 9 was never seen: after it the memory stands by what it said, also at the end."""
     value, support = np.array([0.3, 0.0, 0.6, 0.0]), np.array([1.0, 0.0, 0.8, 0.2])
-    said, firmly = scoring.carried(value, support, np.full(4, True))
+    said, firmly = carried(value, support, np.full(4, True))
     assert said == pytest.approx([0.3, 0.3, 0.54, 0.8 * 0.54])
     assert firmly == pytest.approx(np.ones(4))
-    said, _ = scoring.carried(value, support, np.array([True, True, False, True]))
+    said, _ = carried(value, support, np.array([True, True, False, True]))
     assert said == pytest.approx([0.3, 0.3, 0.54, 0.8 * 0.3])  # what does not count leaves no trace
-    nothing, never = scoring.carried(np.array([0.9, 0.9]), np.zeros(2), np.full(2, True))
+    nothing, never = carried(np.array([0.9, 0.9]), np.zeros(2), np.full(2, True))
     assert not nothing.any()
     assert not never.any()
     assert utility(scorer, 0, 1, 9) == pytest.approx(utility(scorer, 0, 1), rel=0.5)

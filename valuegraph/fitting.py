@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from valuegraph.calibration import Calibration, calibrate, saturation
 from valuegraph.config import FitConfig
 from valuegraph.context import (
     Encoded,
@@ -26,7 +27,7 @@ from valuegraph.episodes import Episode, EpisodeError, Step
 from valuegraph.evidence import step_text
 from valuegraph.graph import Memory, ValueGraph, Visit
 from valuegraph.networks import InstrumentalNet, read_steps
-from valuegraph.scoring import Calibration, Scorer, calibrate, saturation
+from valuegraph.scoring import Scorer
 from valuegraph.threads import one_thread
 
 __all__ = ["Fitted", "fit_memory", "outcomes_of", "step_words", "training_sets", "visits_of"]

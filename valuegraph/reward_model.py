@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from valuegraph.calibration import Calibration
 from valuegraph.config import FitConfig
 from valuegraph.consolidation import Consolidation, consolidated
 from valuegraph.context import encode_episodes
@@ -26,7 +27,7 @@ from valuegraph.locks import ReadWriteLock
 from valuegraph.networks import InstrumentalNet, net_from_arrays, net_to_arrays
 from valuegraph.persistence import FolderWriter, ModelFolderError, read_folder
 from valuegraph.records import KnownEpisodeError
-from valuegraph.scoring import Calibration, Scorer, Scores, collect
+from valuegraph.scoring import Scorer, Scores, collect
 from valuegraph.threads import one_thread
 
 if TYPE_CHECKING:

@@ -3,51 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from valuegraph.alignment import match_strength, ordered_alignment
+from valuegraph.calibration import SATURATION, Calibration
 from valuegraph.context import Encoded, first_saying, learner_inputs, repeated_steps
 from valuegraph.graph import Floats, Neighbours, ValueGraph
 from valuegraph.networks import InstrumentalNet, read_steps
 from valuegraph.threads import one_thread
+from valuegraph.utility import FLOOR, carried, combine, confidence, geometric_blend, hold, ramp
 
-__all__ = ["Calibration", "RolloutScore", "Scorer", "Scores", "Way"]
+__all__ = ["RolloutScore", "Scorer", "Scores", "Way", "collect"]
 
 Array = NDArray[np.float64]
 
-_FLOOR = 1e-4  # a soft AND of logarithms: what is missing costs dearly, but stays finite
 _PATHS = 64
-_SATURATION = 0.9  # utility of a full success where nothing was held out to learn it from
 _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
 _FLUKE, _SOUND = 0.3, 0.8  # value of a way's end, beside the best for its goal, from a fluke to a sound one
 _VAGUE, _SURE = 0.6, 0.9  # how sure the memory must be of a rollout before its word on the end counts
 _SMALL = 50_000  # nodes up to which searching is work in small pieces
-_SAMPLED = 256  # tasks or episodes that decide the floor of support
-_COMPARED = 4096  # and distinct steps of each of them
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What the fit episodes say about the scale of similarities; no outcome of a rollout is ever read."""
-
-    support_floor: float = 0.0
-    """Cosine to the nearest remembered step below which a step is no evidence."""
-    goal_mid: float = 0.5
-    """Goal cosine of a final step half-way between failures and successes."""
-    goal_spread: float = 0.1
-    """Scale of the sigmoid around it."""
-    saturation: float = _SATURATION
-    """Utility from which a rollout for a known goal is a full success."""
-
-    def goal_match(self, cosine: NDArray) -> Array:
-        """tau in (0, 1]: goal cosine on the scale of the fit episodes."""
-        scaled = (np.asarray(cosine, np.float64) - self.goal_mid) / self.goal_spread
-        return np.minimum(1.0 / (1.0 + np.exp(-np.clip(scaled, -30.0, 30.0))) / 0.9, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +204,7 @@ class Scorer:
     ) -> RolloutScore:
         steps, goal = one.steps, one.goals[0]
         ways, likeness = self._candidates(goal)
-        known = np.full(len(steps), _confidence(likeness.max(initial=0.0)))
+        known = np.full(len(steps), confidence(likeness.max(initial=0.0)))
         covered = known * np.sqrt(np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1))
         aligned = self._aligned(steps, ways, likeness, counted, similarity)
         remembered, held = carried(read.value, read.support, counted)
@@ -234,16 +213,16 @@ class Scorer:
 
         def utility(weights: _Account, confidence: Array, full: Array | float) -> tuple[Array, Array, Array]:
             share = weights.memory * confidence * held
-            terminal = remembered if value is None else _terminal(value, remembered, share)
+            terminal = remembered if value is None else geometric_blend(value, remembered, share)
             instrumental = confidence * aligned.strict + (1.0 - confidence) * aligned.loose
             weight = weights.way * confidence + weights.doubted * (1.0 - confidence)
-            total = _combine(terminal, instrumental, weight)
+            total = combine(terminal, instrumental, weight)
             return np.clip(total / full, 0.0, 1.0) * alive, terminal, instrumental
 
         # On the way, the goal alone says how far the memory is to be trusted. With the last step that counts
         # the account is closed: the memory must cover what was done, and as well as a success is in full.
         running = hold(utility(_RUNNING, known, 1.0)[0], counted, first_saying(one))
-        full = covered * self.calibration.saturation + (1.0 - covered) * _SATURATION
+        full = covered * self.calibration.saturation + (1.0 - covered) * SATURATION
         closing, terminal, instrumental = utility(_CLOSING, covered, full)
         closing = hold(closing, counted)
         last = int(np.flatnonzero(counted)[-1]) if counted.any() else 0
@@ -254,9 +233,9 @@ class Scorer:
             # memory knows nothing, where it knows an earlier one.
             told = np.flatnonzero(read.covered[last:] > 0.5)
             end = last + (int(told[-1]) if len(told) else 0)
-            good = _ramp(min(terminal[last:].min(), read.good_end[end]), _BAD_END, _GOOD_END)
-            closing[-1] *= 1.0 - _ramp(sure, _VAGUE, _SURE) * (1.0 - good)
-        near = _ramp(similarity, 0.5, 0.9)
+            good = ramp(min(terminal[last:].min(), read.good_end[end]), _BAD_END, _GOOD_END)
+            closing[-1] *= 1.0 - ramp(sure, _VAGUE, _SURE) * (1.0 - good)
+        near = ramp(similarity, 0.5, 0.9)
         return RolloutScore(
             np.concatenate([running[:last], closing[last:]]),
             running,
@@ -297,7 +276,7 @@ class Scorer:
         if not ways:
             return _Aligned(np.zeros(len(steps)), np.zeros(len(steps)), -1)
         match, weights = self._matches(steps, ways)
-        trust = (_ramp(likeness, 0.5, 0.9) * [way.sound for way in ways])[:, None]
+        trust = (ramp(likeness, 0.5, 0.9) * [way.sound for way in ways])[:, None]
         loose = ordered_alignment(match_strength(match), weights, counted, prerequisites=False) * trust
         strict = ordered_alignment(match_strength(match, similarity), weights, counted) * trust
         return _Aligned(strict.max(axis=0), loose.max(axis=0), ways[int(strict[:, -1].argmax())].path)
@@ -331,7 +310,7 @@ class Scorer:
             paths = sorted(self._by_goal[goal], key=lambda i: len(self.graph.paths[i].nodes))
             ends = np.array([self.graph.end_value(self.graph.paths[i]) for i in paths])
             # A success that ends where others fail is taken for a fluke, or for a wrong outcome.
-            sound = _ramp(ends / max(ends.max(), _FLOOR), _FLUKE, _SOUND)
+            sound = ramp(ends / max(ends.max(), FLOOR), _FLUKE, _SOUND)
             self._ways[goal] = [self._way(i, trust) for i, trust in zip(paths, sound.tolist(), strict=True)]
         return self._ways[goal]
 
@@ -355,117 +334,3 @@ def collect(episode_ids: Sequence[str], rollouts: Sequence[RolloutScore]) -> Sco
         potentials=tuple(r.potential for r in rollouts),
         step_rewards=tuple(np.diff(r.potential, prepend=0.0) for r in rollouts),
     )
-
-
-def hold(potential: Array, counted: NDArray[np.bool_], first: NDArray[np.int64] | None = None) -> Array:
-    """U_t, where a step that does not count may lower the score but not raise it.
-
-    With `first`, (T,) the number of the first step that says the same, one that repeats another may win back
-    what that one was worth: who returns has lost nothing.
-
-    >>> hold(np.array([0.2, 0.6, 0.9, 0.5]), np.array([True, True, False, False]))
-    array([0.2, 0.6, 0.6, 0.5])
-    >>> hold(np.array([0.6, 0.2, 0.9]), np.array([True, True, False]), np.array([0, 1, 0]))
-    array([0.6, 0.2, 0.6])
-    """
-    out = potential.copy()
-    previous = 0.0
-    for t, counts in enumerate(counted):
-        if not counts:
-            back = out[first[t]] if first is not None and first[t] < t else 0.0
-            out[t] = min(out[t], max(previous, back))
-        previous = out[t]
-    return out
-
-
-def _ramp(x: Array | float, low: float, high: float) -> Array:
-    """0 up to `low`, 1 from `high` on."""
-    return np.clip((np.asarray(x) - low) / (high - low), 0.0, 1.0)
-
-
-def _confidence(likeness: float) -> float:
-    """c in [0, 1]: does the memory know this goal?"""
-    return 1.0 if likeness > 0.97 else float(1.0 / (1.0 + np.exp(-(likeness - 0.9) / 0.03)))
-
-
-def carried(value: Array, support: Array, counted: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """What the memory has said by step t, (T,), and how firmly, (T,).
-
-    Where it says nothing, what it said last stands: a step off the ways seldom undoes what was reached.
-
-      S_t = s_t + (1 - s_t) S_(t-1),  h_t = (s_t h(t) + (1 - s_t) S_(t-1) h_(t-1)) / S_t,
-
-    t - 1 being the last step before t that counts.
-
-    >>> carried(np.array([0.4, 0.0, 0.8]), np.array([1.0, 0.0, 0.5]), np.full(3, True))
-    (array([0.4, 0.4, 0.6]), array([1., 1., 1.]))
-    """
-    said, firmly = np.zeros(len(value)), np.zeros(len(value))
-    last = firm = 0.0
-    for t, s in enumerate(support.tolist()):
-        kept = (1.0 - s) * firm
-        firmly[t] = s + kept
-        said[t] = (s * value[t] + kept * last) / firmly[t] if firmly[t] > 0.0 else 0.0
-        if counted[t]:
-            last, firm = said[t], firmly[t]
-    return said, firmly
-
-
-def _terminal(value: NDArray, remembered: Array, share: Array) -> Array:
-    """u_t: the value head blended with the kernel read of h, which has that share; a geometric mean."""
-    return np.exp((1.0 - share) * _log(value) + share * _log(remembered))
-
-
-def _combine(terminal: Array, instrumental: Array, weight: Array) -> Array:
-    """(u / .9)^(1-w) g^w; u from .9 on is as good as it gets."""
-    return np.exp((1.0 - weight) * _log(terminal / 0.9) + weight * _log(instrumental))
-
-
-def _log(x: NDArray) -> Array:
-    return np.log(np.clip(np.asarray(x, np.float64), _FLOOR, 1.0))
-
-
-def calibrate(encoded: Encoded, outcomes: Array, tasks: NDArray) -> Calibration:
-    """Scales of similarities from the fit episodes.
-
-    The floor of support is the 1 % quantile of a step's cosine to the steps of *other* tasks (of other
-    episodes, where there is one task).
-    """
-    distinct, where = np.unique(encoded.steps, axis=0, return_inverse=True)
-    several = len(np.unique(tasks)) > 1
-    owner = np.asarray(tasks)[encoded.episode_of] if several else encoded.episode_of
-    groups = np.unique(owner)
-    low = []
-    for task in groups[:: -(-len(groups) // _SAMPLED)]:
-        own = np.unique(where[owner == task])
-        own = own[:: -(-len(own) // _COMPARED)]
-        others = np.unique(where[owner != task])
-        if len(others):
-            low.append((distinct[own] @ distinct[others].T).max(axis=1))
-    # At most .9: where all say the same, the quantile is one, and rounding would decide what counts.
-    floor = min(float(np.quantile(np.concatenate(low), 0.01)), 0.9) if low else 0.0
-    cosine = np.sum(encoded.steps * encoded.goals[encoded.episode_of], axis=1)
-    last = cosine[encoded.starts[1:] - 1]
-    won, lost = last[outcomes > 0.5], last[outcomes <= 0.5]  # an unknown outcome (NaN) is neither
-    calibration = Calibration(support_floor=floor)
-    if np.isnan(outcomes).all():
-        low_end, high_end = np.quantile(last, [0.1, 0.9])
-        spread = max(float(high_end - low_end), 0.05) / 4.0
-        calibration = replace(calibration, goal_mid=float(low_end + high_end) / 2.0, goal_spread=spread)
-    elif len(won) and len(lost):
-        spread = max(float(won.mean() - lost.mean()), 0.05) / 4.0
-        calibration = replace(calibration, goal_mid=float(won.mean() + lost.mean()) / 2.0, goal_spread=spread)
-    return calibration
-
-
-def saturation(totals: Array, succeeded: NDArray[np.bool_], penultimate: Array) -> float:
-    """The utility from which a rollout is a full success, from held-out episodes scored without saturation.
-
-    As low as lets most successes reach it, but above failures and successes without their last step.
-    """
-    won = totals[succeeded]
-    short = np.concatenate([totals[~succeeded], penultimate])
-    if len(won) < 5:
-        return Calibration().saturation
-    ceiling = float(np.quantile(short, 0.95)) if len(short) else 0.0
-    return float(np.clip(max(np.quantile(won, 0.2), ceiling), 0.3, 0.99))

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from benchmarks.rivals.base import Scored
 from valuegraph import FitConfig, RewardModel
+from valuegraph.calibration import saturation
 from valuegraph.encoders import Encoder
 from valuegraph.episodes import Episode
 from valuegraph.fitting import split
 from valuegraph.graph import ValueGraph, Visit
-from valuegraph.scoring import saturation
 
 
 class Ours:

@@ -1,0 +1,84 @@
+"""The scale of similarities and of utilities, learned from the fit episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valuegraph.context import Encoded
+
+__all__ = ["SATURATION", "Calibration", "calibrate", "saturation"]
+
+Array = NDArray[np.float64]
+
+SATURATION = 0.9
+"""Utility of a full success where nothing was held out to learn it from."""
+_SAMPLED = 256  # tasks or episodes that decide the floor of support
+_COMPARED = 4096  # and distinct steps of each of them
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What the fit episodes say about the scale of similarities; no outcome of a rollout is ever read."""
+
+    support_floor: float = 0.0
+    """Cosine to the nearest remembered step below which a step is no evidence."""
+    goal_mid: float = 0.5
+    """Goal cosine of a final step half-way between failures and successes."""
+    goal_spread: float = 0.1
+    """Scale of the sigmoid around it."""
+    saturation: float = SATURATION
+    """Utility from which a rollout for a known goal is a full success."""
+
+    def goal_match(self, cosine: NDArray) -> Array:
+        """tau in (0, 1]: goal cosine on the scale of the fit episodes."""
+        scaled = (np.asarray(cosine, np.float64) - self.goal_mid) / self.goal_spread
+        return np.minimum(1.0 / (1.0 + np.exp(-np.clip(scaled, -30.0, 30.0))) / 0.9, 1.0)
+
+
+def calibrate(encoded: Encoded, outcomes: Array, tasks: NDArray) -> Calibration:
+    """Scales of similarities from the fit episodes.
+
+    The floor of support is the 1 % quantile of a step's cosine to the steps of *other* tasks (of other
+    episodes, where there is one task).
+    """
+    distinct, where = np.unique(encoded.steps, axis=0, return_inverse=True)
+    several = len(np.unique(tasks)) > 1
+    owner = np.asarray(tasks)[encoded.episode_of] if several else encoded.episode_of
+    groups = np.unique(owner)
+    low = []
+    for task in groups[:: -(-len(groups) // _SAMPLED)]:
+        own = np.unique(where[owner == task])
+        own = own[:: -(-len(own) // _COMPARED)]
+        others = np.unique(where[owner != task])
+        if len(others):
+            low.append((distinct[own] @ distinct[others].T).max(axis=1))
+    # At most .9: where all say the same, the quantile is one, and rounding would decide what counts.
+    floor = min(float(np.quantile(np.concatenate(low), 0.01)), 0.9) if low else 0.0
+    cosine = np.sum(encoded.steps * encoded.goals[encoded.episode_of], axis=1)
+    last = cosine[encoded.starts[1:] - 1]
+    won, lost = last[outcomes > 0.5], last[outcomes <= 0.5]  # an unknown outcome (NaN) is neither
+    calibration = Calibration(support_floor=floor)
+    if np.isnan(outcomes).all():
+        low_end, high_end = np.quantile(last, [0.1, 0.9])
+        spread = max(float(high_end - low_end), 0.05) / 4.0
+        calibration = replace(calibration, goal_mid=float(low_end + high_end) / 2.0, goal_spread=spread)
+    elif len(won) and len(lost):
+        spread = max(float(won.mean() - lost.mean()), 0.05) / 4.0
+        calibration = replace(calibration, goal_mid=float(won.mean() + lost.mean()) / 2.0, goal_spread=spread)
+    return calibration
+
+
+def saturation(totals: Array, succeeded: NDArray[np.bool_], penultimate: Array) -> float:
+    """The utility from which a rollout is a full success, from held-out episodes scored without saturation.
+
+    As low as lets most successes reach it, but above failures and successes without their last step.
+    """
+    won = totals[succeeded]
+    short = np.concatenate([totals[~succeeded], penultimate])
+    if len(won) < 5:
+        return Calibration().saturation
+    ceiling = float(np.quantile(short, 0.95)) if len(short) else 0.0
+    return float(np.clip(max(np.quantile(won, 0.2), ceiling), 0.3, 0.99))

@@ -1,0 +1,81 @@
+"""The mathematics of a utility: what it is made of, how it is held, and how far the memory is trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["carried", "combine", "confidence", "geometric_blend", "hold", "ramp"]
+
+Array = NDArray[np.float64]
+
+FLOOR = 1e-4
+"""A soft AND of logarithms: what is missing costs dearly, but stays finite."""
+
+
+def hold(potential: Array, counted: NDArray[np.bool_], first: NDArray[np.int64] | None = None) -> Array:
+    """U_t, where a step that does not count may lower the score but not raise it.
+
+    With `first`, (T,) the number of the first step that says the same, one that repeats another may win back
+    what that one was worth: who returns has lost nothing.
+
+    >>> hold(np.array([0.2, 0.6, 0.9, 0.5]), np.array([True, True, False, False]))
+    array([0.2, 0.6, 0.6, 0.5])
+    >>> hold(np.array([0.6, 0.2, 0.9]), np.array([True, True, False]), np.array([0, 1, 0]))
+    array([0.6, 0.2, 0.6])
+    """
+    out = potential.copy()
+    previous = 0.0
+    for t, counts in enumerate(counted):
+        if not counts:
+            back = out[first[t]] if first is not None and first[t] < t else 0.0
+            out[t] = min(out[t], max(previous, back))
+        previous = out[t]
+    return out
+
+
+def ramp(x: Array | float, low: float, high: float) -> Array:
+    """0 up to `low`, 1 from `high` on."""
+    return np.clip((np.asarray(x) - low) / (high - low), 0.0, 1.0)
+
+
+def confidence(likeness: float) -> float:
+    """c in [0, 1]: does the memory know this goal?"""
+    return 1.0 if likeness > 0.97 else float(1.0 / (1.0 + np.exp(-(likeness - 0.9) / 0.03)))
+
+
+def carried(value: Array, support: Array, counted: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """What the memory has said by step t, (T,), and how firmly, (T,).
+
+    Where it says nothing, what it said last stands: a step off the ways seldom undoes what was reached.
+
+      S_t = s_t + (1 - s_t) S_(t-1),  h_t = (s_t h(t) + (1 - s_t) S_(t-1) h_(t-1)) / S_t,
+
+    t - 1 being the last step before t that counts.
+
+    >>> carried(np.array([0.4, 0.0, 0.8]), np.array([1.0, 0.0, 0.5]), np.full(3, True))
+    (array([0.4, 0.4, 0.6]), array([1., 1., 1.]))
+    """
+    said, firmly = np.zeros(len(value)), np.zeros(len(value))
+    last = firm = 0.0
+    for t, s in enumerate(support.tolist()):
+        kept = (1.0 - s) * firm
+        firmly[t] = s + kept
+        said[t] = (s * value[t] + kept * last) / firmly[t] if firmly[t] > 0.0 else 0.0
+        if counted[t]:
+            last, firm = said[t], firmly[t]
+    return said, firmly
+
+
+def geometric_blend(value: NDArray, remembered: Array, share: Array) -> Array:
+    """u_t: the value head blended with the kernel read of h, which has that share; a geometric mean."""
+    return np.exp((1.0 - share) * _log(value) + share * _log(remembered))
+
+
+def combine(terminal: Array, instrumental: Array, weight: Array) -> Array:
+    """(u / .9)^(1-w) g^w; u from .9 on is as good as it gets."""
+    return np.exp((1.0 - weight) * _log(terminal / 0.9) + weight * _log(instrumental))
+
+
+def _log(x: NDArray) -> Array:
+    return np.log(np.clip(np.asarray(x, np.float64), FLOOR, 1.0))
