@@ -80,7 +80,8 @@ class TextEncoder:
     """Text -> sentence embedding, each distinct text once.
 
     name: a folder, or a model of the hub (`find_weights` says which places are tried, `source` which it was).
-        A folder may also hold a static model2vec model, the fastest of all.
+        A folder may also hold a static model2vec model, the fastest of all: with one made of MiniLM's tokens,
+        scoring was eight times as fast and rank on TextWorld fell from .945 to .850 (one seed).
     device: "auto", "cpu", "cuda", ...; half precision on CUDA.
     batch_size: rows of a pass on a GPU. On a CPU a text is a pass of its own.
     max_tokens: longer texts are truncated, with one `TruncationWarning` per encoder.
