@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -183,6 +185,18 @@ def test_reading_an_episode_equals_the_forward_pass(net: InstrumentalNet, share:
         opinion = kept.recurrent[0, read - 1].item() if kept is not None and read else nothing
         heads = torch.tensor([opinion, whole.local[0, t].item()]).sigmoid()
         assert value[t] == pytest.approx(float(heads.prod().sqrt()), abs=1e-6)
+
+
+def test_several_episodes_are_read_apart(net: InstrumentalNet) -> None:
+    inputs, starts = random(14, WIDTH).numpy(), np.array([0, 5, 6, 6, 14])
+    counted = np.random.default_rng(1).random(14) < 0.6
+    counted[5] = False  # an episode of which nothing counts
+    z, value = read_steps(net, inputs, counted, starts)
+    for start, stop in pairwise(starts.tolist()):
+        alone = read_steps(net, inputs[start:stop], counted[start:stop])
+        np.testing.assert_allclose(z[start:stop], alone[0], atol=1e-6)
+        np.testing.assert_allclose(value[start:stop], alone[1], atol=1e-6)
+    assert not np.allclose(value, read_steps(net, inputs, counted)[1], atol=1e-4)  # control: all as one
 
 
 def test_a_step_that_does_not_count_does_not_change_what_is_read_later(net: InstrumentalNet) -> None:

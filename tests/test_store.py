@@ -74,9 +74,13 @@ def test_a_large_memory_asked_at_once_scores_as_a_small_one(
 ) -> None:
     one_by_one = small_model.score(heldout_episodes)
     monkeypatch.setattr("valuegraph.scoring._SMALL", 0)
-    at_once = small_model.score(heldout_episodes)
-    for name in ("total", "terminal", "instrumental", "support"):
-        np.testing.assert_allclose(getattr(at_once, name), getattr(one_by_one, name), atol=1e-4)
+    monkeypatch.setattr("valuegraph.scoring._TOGETHER", 5)
+    for threads in (1, 3):
+        monkeypatch.setattr("torch.get_num_threads", lambda threads=threads: threads)
+        at_once = small_model.score(heldout_episodes)
+        assert at_once.episode_ids == one_by_one.episode_ids
+        for name in ("total", "terminal", "instrumental", "support"):
+            np.testing.assert_allclose(getattr(at_once, name), getattr(one_by_one, name), atol=1e-4)
 
 
 # --- consolidation ---

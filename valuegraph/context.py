@@ -62,15 +62,16 @@ class Encoded:
         """The rows of one episode."""
         return slice(int(self.starts[episode]), int(self.starts[episode + 1]))
 
-    def select(self, episode: int) -> Encoded:
-        """One episode by itself."""
-        rows = self.rows(episode)
+    def select(self, first: int, stop: int | None = None) -> Encoded:
+        """One episode by itself, or those from the first up to the one before `stop`."""
+        stop = first + 1 if stop is None else stop
+        starts = self.starts[first : stop + 1]
         return Encoded(
-            self.steps[rows],
-            self.goals[episode : episode + 1],
-            np.array([0, rows.stop - rows.start]),
-            self.clauses[episode : episode + 1],
-            self.ended[episode : episode + 1],
+            self.steps[starts[0] : starts[-1]],
+            self.goals[first:stop],
+            starts - starts[0],
+            self.clauses[first:stop],
+            self.ended[first:stop],
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 __all__ = [
     "InstrumentalNet",
@@ -109,24 +111,42 @@ def retrieval_loss(z: Tensor, credit: Tensor, group: Tensor, temperature: float 
 
 @torch.inference_mode()
 def read_steps(
-    net: InstrumentalNet, inputs: NDArray[np.float32], counted: NDArray[np.bool_]
+    net: InstrumentalNet,
+    inputs: NDArray[np.float32],
+    counted: NDArray[np.bool_],
+    starts: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """z (T, z_dim) and value (T,) in [0, 1], the geometric mean of both heads, for the steps of one episode.
+    """z (T, z_dim) and value (T,) in [0, 1], the geometric mean of both heads, for the steps of one episode,
+    or of those whose first rows are `starts`, (B + 1,) with T behind them.
 
     The recurrent head reads counted steps only; at any other step it keeps the opinion it had.
     """
     device = next(net.parameters()).device
     x = torch.from_numpy(inputs).to(device)
     local = net.local(x)
-    kept = torch.from_numpy(np.flatnonzero(counted)).to(device)
+    bounds = [0, len(counted)] if starts is None else starts.tolist()
+    seen = [np.cumsum(counted[start:stop]) for start, stop in pairwise(bounds)]
+    lengths = [int(steps.max(initial=0)) for steps in seen]
+    # Opinion 0 is that of who has read nothing; then come those of each episode, one for each counted step.
     opinions = net.recurrent_value(x.new_zeros(1, net.hidden)).squeeze(-1)
-    if len(kept):
-        prefix, _ = net.gru(functional.gelu(net.recurrent_in(x[kept]))[None])
-        opinions = torch.cat([opinions, net.recurrent_value(prefix[0]).squeeze(-1)])
-    recurrent = opinions[torch.from_numpy(np.cumsum(counted)).to(device)]
+    firsts = np.cumsum([0, *lengths[:-1]])
+    latest = np.concatenate([np.where(n > 0, first + n, 0) for n, first in zip(seen, firsts, strict=True)])
+    if any(lengths):
+        kept = torch.from_numpy(np.flatnonzero(counted)).to(device)
+        read = functional.gelu(net.recurrent_in(x[kept]))
+        opinions = torch.cat([opinions, net.recurrent_value(_prefixes(net, read, lengths)).squeeze(-1)])
+    recurrent = opinions[torch.from_numpy(latest).to(device)]
     log_value = functional.logsigmoid(recurrent) + functional.logsigmoid(net.local_value(local).squeeze(-1))
     z = functional.normalize(net.embed(local), dim=-1)
     return z.cpu().numpy(), (0.5 * log_value).exp().cpu().numpy()
+
+
+def _prefixes(net: InstrumentalNet, read: Tensor, lengths: list[int]) -> Tensor:
+    """(T, hidden) states of the recurrent reader after each row; episodes of these lengths are read apart."""
+    if len(lengths) == 1:
+        return net.gru(read[None])[0][0]
+    packed = pack_sequence([part for part in read.split(lengths) if len(part)], enforce_sorted=False)
+    return torch.cat(unpack_sequence(net.gru(packed)[0]))
 
 
 def net_to_arrays(net: InstrumentalNet) -> dict[str, NDArray]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from valuegraph.alignment import match_strength, ordered_alignment
@@ -14,7 +16,7 @@ from valuegraph.calibration import SATURATION, Calibration
 from valuegraph.context import Encoded, first_saying, learner_inputs, repeated_steps
 from valuegraph.graph import Floats, Neighbours, ValueGraph
 from valuegraph.networks import InstrumentalNet, read_steps
-from valuegraph.threads import one_thread
+from valuegraph.threads import one_thread, side_by_side
 from valuegraph.utility import FLOOR, carried, combine, confidence, geometric_blend, hold, ramp
 
 __all__ = ["RolloutScore", "Scorer", "Scores", "Way", "collect"]
@@ -27,6 +29,7 @@ _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a
 _FLUKE, _SOUND = 0.3, 0.8  # value of a way's end, beside the best for its goal, from a fluke to a sound one
 _VAGUE, _SURE = 0.6, 0.9  # how sure the memory must be of a rollout before its word on the end counts
 _SMALL = 50_000  # nodes up to which searching is work in small pieces
+_TOGETHER = 16  # rollouts that a thread is worth waking for
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,28 +164,32 @@ class Scorer:
 
         A large memory is asked for all of them at once; then a score may differ by some 1e-5.
         """
-        small, batch = len(self.graph) <= _SMALL, range(len(encoded.goals))
-        with one_thread(small):
-            if small or len(batch) == 1:
-                return [self.score_one(encoded, b) for b in batch]
-            counted, similarity = self.evidence(encoded)
-            z = value = None
-            if self.net is not None:
-                inputs, spans = learner_inputs(encoded, counted), [encoded.rows(b) for b in batch]
-                read = [read_steps(self.net, inputs[rows], counted[rows]) for rows in spans]
-                z, value = (np.concatenate(part) for part in zip(*read, strict=True))
-            reading = self._read(z, encoded.steps, encoded.goals[encoded.episode_of])
-            return [
-                self._score(
-                    encoded.select(b),
-                    _Reading(*(column[rows] for column in reading)),
-                    None if value is None else value[rows],
-                    counted[rows],
-                    similarity[rows],
-                )
-                for b in batch
-                for rows in [encoded.rows(b)]
-            ]
+        rollouts = len(encoded.goals)
+        if len(self.graph) <= _SMALL:
+            with one_thread():
+                return [self.score_one(encoded, b) for b in range(rollouts)]
+        parts = min(torch.get_num_threads(), -(-rollouts // _TOGETHER))
+        bounds = np.linspace(0, rollouts, parts + 1).astype(int).tolist()
+        scored = side_by_side(self._score_together, [encoded.select(i, j) for i, j in pairwise(bounds)])
+        return [score for part in scored for score in part]
+
+    def _score_together(self, encoded: Encoded) -> list[RolloutScore]:
+        counted, similarity = self.evidence(encoded)
+        z = value = None
+        if self.net is not None:
+            z, value = read_steps(self.net, learner_inputs(encoded, counted), counted, encoded.starts)
+        reading = self._read(z, encoded.steps, encoded.goals[encoded.episode_of])
+        return [
+            self._score(
+                encoded.select(b),
+                _Reading(*(column[rows] for column in reading)),
+                None if value is None else value[rows],
+                counted[rows],
+                similarity[rows],
+            )
+            for b in range(len(encoded.goals))
+            for rows in [encoded.rows(b)]
+        ]
 
     def score_one(self, encoded: Encoded, b: int) -> RolloutScore:
         """Score rollout b."""
@@ -283,13 +290,13 @@ class Scorer:
 
     def _matches(self, steps: Floats, ways: Sequence[Way]) -> tuple[Array, Array]:
         """(P, T, L) cosine of each step to each landmark, -1 beyond a way's end, and (P, L) weights."""
-        longest = max(len(way.weights) for way in ways)
-        match = np.full((len(ways), len(steps), longest), -1.0)
-        weights = np.zeros((len(ways), longest))
-        for p, way in enumerate(ways):
-            match[p, :, : len(way.weights)] = steps @ way.landmarks.T
-            weights[p, : len(way.weights)] = way.weights
-        return match, weights
+        lengths = [len(way.weights) for way in ways]
+        match = np.full((len(ways), max(lengths), len(steps)), -1.0)
+        weights = np.zeros(match.shape[:2])
+        held = np.arange(match.shape[1]) < np.array(lengths)[:, None]
+        match[held] = np.concatenate([way.landmarks for way in ways]) @ steps.T
+        weights[held] = np.concatenate([way.weights for way in ways])
+        return match.transpose(0, 2, 1), weights
 
     def _candidates(self, goal: Floats) -> tuple[list[Way], Array]:
         """At most `_PATHS` ways to the remembered goals nearest to this one, and the similarity of each."""

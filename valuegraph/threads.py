@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["one_thread"]
+__all__ = ["one_thread", "side_by_side"]
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -20,15 +25,27 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
     if not wanted:
         yield
         return
-    with _pools().limit(limits=1):
+    with _pools(len(sys.modules)).limit(limits=1):
         yield
 
 
+def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """The work on each part, on a thread of its own that starts no others: parts never wait for each other,
+    as the pieces of one multiplication do, at any price on a busy machine."""
+
+    def alone(part: Part) -> Result:
+        with one_thread():
+            return work(part)
+
+    if len(parts) == 1:
+        return [alone(parts[0])]
+    with one_thread(), ThreadPoolExecutor(len(parts)) as pool:
+        return list(pool.map(alone, parts))
+
+
 @lru_cache(maxsize=1)
-def _pools() -> Any:
-    """The thread pools of the libraries in use, which are looked for once, after all have been loaded."""
-    import faiss  # noqa: F401
-    import torch  # noqa: F401
+def _pools(modules: int) -> Any:
+    """The thread pools of the libraries in use; looked for anew once more modules have been loaded."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
