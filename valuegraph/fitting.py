@@ -45,6 +45,36 @@ class Fitted:
     calibration: Calibration
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Episodes as everything that learns from them wants them."""
+
+    episodes: Sequence[Episode]
+    encoded: Encoded
+    tasks: NDArray[np.int64]
+    """(B,) number of each episode's goal."""
+    calibration: Calibration
+    outcomes: NDArray[np.float64]
+    """(B,) in [0, 1]."""
+    counted: NDArray[np.bool_]
+    """(N,) which steps count."""
+    inputs: NDArray[np.float32]
+    """(N, width) what the learner reads."""
+
+
+def prepare(episodes: Sequence[Episode], encoder: Encoder, config: FitConfig) -> Prepared:
+    """Encode, calibrate and complete the outcomes. Raises `EpisodeError` where nothing says how one went."""
+    encoded = encode_episodes(episodes, encoder, config.evidence)
+    calibration = calibrate(encoded, _known_outcomes(episodes), _tasks(episodes))
+    return _prepared(episodes, encoded, calibration)
+
+
+def _prepared(episodes: Sequence[Episode], encoded: Encoded, calibration: Calibration) -> Prepared:
+    outcomes, counted = outcomes_of(episodes, encoded, calibration), countable(encoded)
+    inputs = learner_inputs(encoded, counted)
+    return Prepared(episodes, encoded, _tasks(episodes), calibration, outcomes, counted, inputs)
+
+
 def fit_memory(
     episodes: Sequence[Episode],
     encoder: Encoder,
@@ -53,44 +83,31 @@ def fit_memory(
     net: InstrumentalNet | None = None,
 ) -> Fitted:
     """Train the learner unless one is given, write the graph, calibrate on episodes held out of both."""
-    encoded = encode_episodes(episodes, encoder, config.evidence)
-    tasks = _tasks(episodes)
-    calibration = calibrate(encoded, _known_outcomes(episodes), tasks)
-    outcomes = outcomes_of(episodes, encoded, calibration)
-    counted = countable(encoded)
-    inputs = learner_inputs(encoded, counted)
-    train, held_out = split(len(episodes), config)
+    known = prepare(episodes, encoder, config)
+    parts = split(len(episodes), config)
     if net is None:
-        sets = _training_sets(encoded, inputs, counted, outcomes, tasks, (train, held_out), config)
-        net = train_net(encoder.dim, *sets, config, progress)
-    net = net.cpu().eval()
+        net = train_net(encoder.dim, *_training_sets(known, parts, config), config, progress)
     with one_thread():
-        return _remember(
-            episodes, encoded, inputs, counted, outcomes, net, calibration, (train, held_out), config
-        )
+        return _remember(known, parts, net.cpu().eval(), config)
 
 
 def _remember(
-    episodes: Sequence[Episode],
-    encoded: Encoded,
-    inputs: NDArray[np.float32],
-    counted: NDArray[np.bool_],
-    outcomes: NDArray[np.float64],
-    net: InstrumentalNet,
-    calibration: Calibration,
+    known: Prepared,
     parts: tuple[NDArray[np.int64], NDArray[np.int64]],
+    net: InstrumentalNet,
     config: FitConfig,
 ) -> Fitted:
     """Write the training part, calibrate on the held-out part, then write that as well."""
     train, held_out = parts
+    encoded, calibration = known.encoded, known.calibration
     graph = ValueGraph(encoded.steps.shape[1], config.z_dim, config)
-    visits = _visits(episodes, encoded, inputs, counted, outcomes, net, graph)
+    visits = _visits(known, net, graph)
     graph.write([visits[i] for i in train])
     if len(held_out):
         scorer = Scorer(graph, net, replace(calibration, saturation=1.0))
         held = [scorer.score_one(encoded, int(i)) for i in held_out]
         totals = np.array([score.closing[-1] for score in held])
-        won = outcomes[held_out] > 0.5
+        won = known.outcomes[held_out] > 0.5
         short = [s.closing[-2] for s, ok in zip(held, won, strict=True) if ok and len(s.closing) > 1]
         calibration = replace(calibration, saturation=saturation(totals, won, np.array(short)))
         graph.write([visits[i] for i in held_out])
@@ -114,14 +131,7 @@ def training_sets(
 ) -> tuple[Any, Any]:
     """Training and held-out `TrainingSet` for an `EpisodeDataModule` in a `Trainer` of your own."""
     config = config or FitConfig()
-    encoded = encode_episodes(episodes, encoder, config.evidence)
-    tasks = _tasks(episodes)
-    calibration = calibrate(encoded, _known_outcomes(episodes), tasks)
-    outcomes = outcomes_of(episodes, encoded, calibration)
-    counted = countable(encoded)
-    inputs = learner_inputs(encoded, counted)
-    parts = split(len(episodes), config)
-    return _training_sets(encoded, inputs, counted, outcomes, tasks, parts, config)
+    return _training_sets(prepare(episodes, encoder, config), split(len(episodes), config), config)
 
 
 def train_net(dim: int, train: Any, held_out: Any, config: FitConfig, progress: bool) -> InstrumentalNet:
@@ -190,29 +200,19 @@ def visits_of(
     graph: ValueGraph,
 ) -> list[Visit]:
     """Episodes as `ValueGraph.write` takes them."""
-    outcomes = outcomes_of(episodes, encoded, calibration)
-    counted = countable(encoded)
-    inputs = learner_inputs(encoded, counted)
-    return _visits(episodes, encoded, inputs, counted, outcomes, net, graph)
+    return _visits(_prepared(episodes, encoded, calibration), net, graph)
 
 
-def _visits(
-    episodes: Sequence[Episode],
-    encoded: Encoded,
-    inputs: NDArray[np.float32],
-    counted: NDArray[np.bool_],
-    outcomes: NDArray[np.float64],
-    net: InstrumentalNet | None,
-    graph: ValueGraph,
-) -> list[Visit]:
+def _visits(known: Prepared, net: InstrumentalNet | None, graph: ValueGraph) -> list[Visit]:
+    encoded = known.encoded
     visits = []
-    for b, episode in enumerate(episodes):
+    for b, episode in enumerate(known.episodes):
         rows = encoded.rows(b)
-        z = read_steps(net, inputs[rows], counted[rows])[0] if net is not None else None
+        z = read_steps(net, known.inputs[rows], known.counted[rows])[0] if net is not None else None
         steps = encoded.steps[rows]
         keys = graph.keys(z, steps, np.broadcast_to(encoded.goals[b], steps.shape))
         texts = [step_words(step) for step in episode.steps]
-        outcome = float(outcomes[b])
+        outcome = float(known.outcomes[b])
         visits.append(
             Visit(
                 encoded.goals[b],
@@ -246,42 +246,22 @@ def _known_outcomes(episodes: Sequence[Episode]) -> NDArray[np.float64]:
 
 
 def _training_sets(
-    encoded: Encoded,
-    inputs: NDArray[np.float32],
-    counted: NDArray[np.bool_],
-    outcomes: NDArray[np.float64],
-    tasks: NDArray[np.int64],
-    parts: tuple[NDArray[np.int64], NDArray[np.int64]],
-    config: FitConfig,
+    known: Prepared, parts: tuple[NDArray[np.int64], NDArray[np.int64]], config: FitConfig
 ) -> tuple[Any, Any]:
-    train, held_out = (
-        _training_set(encoded, inputs, counted, outcomes, tasks, part, config, misled)
-        for part, misled in zip(parts, (_MISLED, 0.0), strict=True)
-    )
-    return train, held_out
+    train, held_out = parts
+    return _training_set(known, train, config, _MISLED), _training_set(known, held_out, config)
 
 
-def _training_set(
-    encoded: Encoded,
-    inputs: NDArray[np.float32],
-    counted: NDArray[np.bool_],
-    outcomes: NDArray[np.float64],
-    tasks: NDArray[np.int64],
-    part: NDArray[np.int64],
-    config: FitConfig,
-    misled: float = 0.0,
-) -> Any:
+def _training_set(known: Prepared, part: NDArray[np.int64], config: FitConfig, misled: float = 0.0) -> Any:
     """The counted steps of some episodes, and of copies of a share of their successes that were after
     something else, worth nothing."""
     from valuegraph.learner import TrainingSet
 
-    credit = np.concatenate(
-        [
-            discounted_credit(y, int(n), config.gamma)
-            for y, n in zip(outcomes, np.diff(encoded.starts), strict=True)
-        ]
-    ).astype(np.float32)
-    rows, numbers = _counted_rows(encoded, counted, part), part
+    encoded, inputs, outcomes = known.encoded, known.inputs, known.outcomes
+    lengths = np.diff(encoded.starts).tolist()
+    targets = [discounted_credit(y, n, config.gamma) for y, n in zip(outcomes, lengths, strict=True)]
+    credit = np.concatenate(targets).astype(np.float32)
+    rows, numbers = _counted_rows(encoded, known.counted, part), part
     if misled:
         rng = np.random.default_rng(config.seed)
         chosen = part[(outcomes[part] > 0.5) & (rng.random(len(part)) < misled)]
@@ -291,7 +271,7 @@ def _training_set(
         inputs = np.concatenate([inputs, learner_inputs(copies, kept)])
         credit = np.concatenate([credit, np.zeros(len(copies.steps), np.float32)])
         numbers = np.concatenate([part, sources])
-    return TrainingSet(rows, inputs, credit, numbers, tasks[numbers])
+    return TrainingSet(rows, inputs, credit, numbers, known.tasks[numbers])
 
 
 def _counted_rows(

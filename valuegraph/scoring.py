@@ -235,13 +235,7 @@ class Scorer:
         last = int(np.flatnonzero(counted)[-1]) if counted.any() else 0
         sure = float(covered[-1])
         if any(one.ended):
-            # Nothing comes after this end: unless it is a good one, what was promising is lost. Steps that do
-            # not count cannot make it better, so they are no end of their own; nor are those of which the
-            # memory knows nothing, where it knows an earlier one.
-            told = np.flatnonzero(read.covered[last:] > 0.5)
-            end = last + (int(told[-1]) if len(told) else 0)
-            good = ramp(min(terminal[last:].min(), read.good_end[end]), _BAD_END, _GOOD_END)
-            closing[-1] *= 1.0 - ramp(sure, _VAGUE, _SURE) * (1.0 - good)
+            closing[-1] *= 1.0 - ramp(sure, _VAGUE, _SURE) * _bad_end(read, terminal, last)
         near = ramp(similarity, 0.5, 0.9)
         return RolloutScore(
             np.concatenate([running[:last], closing[last:]]),
@@ -326,6 +320,18 @@ class Scorer:
         weights = self.graph.landmark_weights(path)
         keep = weights > 0.0
         return Way(i, self.graph.step_embeddings(np.array(path.nodes)[keep]), weights[keep], sound)
+
+
+def _bad_end(read: _Reading, terminal: Array, last: int) -> float:
+    """How bad an end it is that the environment made after the last step that counts, in [0, 1].
+
+    Nothing comes after it: unless it is a good one, what was promising is lost. Steps that do not count
+    cannot make it better, so they are no end of their own; nor are those of which the memory knows nothing,
+    where it knows an earlier one.
+    """
+    told = np.flatnonzero(read.covered[last:] > 0.5)
+    end = last + (int(told[-1]) if len(told) else 0)
+    return 1.0 - float(ramp(min(terminal[last:].min(), read.good_end[end]), _BAD_END, _GOOD_END))
 
 
 def collect(episode_ids: Sequence[str], rollouts: Sequence[RolloutScore]) -> Scores:
