@@ -170,6 +170,9 @@ class RewardModel:
         """Sleep: merge near-duplicates, let unused edges fade, forget what is worth least down to a budget
         of nodes, replay the stored paths backwards; nothing is refitted. See `consolidation.consolidated`.
 
+        Without a budget, on the recorded episodes of three environments (`benchmarks.sleep`), totals moved by
+        .007 on average and by .2 at most, and no column of the quality benchmark lost more than .02.
+
         For a model bound to a folder it is durable when this returns; if it raises, nothing has changed.
         """
         with self._updating:
