@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from valuegraph.adjacency import CSR
-from valuegraph.propagation import Solution, first_hit, max_product
+from valuegraph.propagation import Solution, check_gamma, first_hit, max_product, unit_values
 from valuegraph.ray_workers import Workers
 
 __all__ = ["Block", "Cut", "cut", "exchange", "propagate_blocks"]
@@ -78,13 +78,9 @@ def cut(
     transitions: CSR, reward: ArrayLike, gamma: float, blocks: int, *, best: bool = False, tol: float = 1e-9
 ) -> Cut:
     """See `propagate_blocks`."""
-    n, r = transitions.nodes, np.asarray(reward, np.float64)
-    if r.shape != (n,):
-        raise ValueError(f"reward must have shape ({n},), got {r.shape}")
-    if n and not (r.min() >= 0.0 and r.max() <= 1.0):
-        raise ValueError("reward must be in [0, 1]")
-    if not 0.0 <= gamma <= 1.0:
-        raise ValueError(f"gamma must be in [0, 1], got {gamma}")
+    n = transitions.nodes
+    r = unit_values("reward", reward, n)
+    check_gamma(gamma)
     if not 1 <= blocks <= max(1, n):
         raise ValueError(f"blocks must be in [1, {max(1, n)}], got {blocks}")
     runs = list(pairwise(np.linspace(0, n, blocks + 1).astype(np.int64).tolist()))

@@ -21,6 +21,7 @@ __all__ = [
     "clauses",
     "decayed_context",
     "encode_episodes",
+    "first_saying",
     "learner_inputs",
     "learner_width",
     "misdirected",
@@ -57,6 +58,11 @@ class Encoded:
     def episode_of(self) -> NDArray[np.int64]:
         """(N,) the episode each step belongs to."""
         return np.repeat(np.arange(len(self.goals)), np.diff(self.starts))
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """(N,) the number of each step in its episode, from zero."""
+        return np.arange(len(self.steps)) - self.starts[self.episode_of]
 
     def rows(self, episode: int) -> slice:
         """The rows of one episode."""
@@ -150,9 +156,7 @@ def first_saying(encoded: Encoded, threshold: float = REPEAT) -> NDArray[np.int6
 
 def repeated_steps(encoded: Encoded, threshold: float = REPEAT) -> NDArray[np.bool_]:
     """(N,) whether a step is as good as equal to an earlier one of the same episode."""
-    return (
-        first_saying(encoded, threshold) < np.arange(len(encoded.steps)) - encoded.starts[encoded.episode_of]
-    )
+    return first_saying(encoded, threshold) < encoded.places
 
 
 def decayed_context(encoded: Encoded, counted: NDArray[np.bool_], decay: float = DECAY) -> Floats:

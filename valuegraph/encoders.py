@@ -18,12 +18,20 @@ import numpy as np
 
 from valuegraph.array_encoder import ArrayEncoder
 from valuegraph.embedding_cache import EmbeddingCache
-from valuegraph.episodes import EpisodeError, Step
+from valuegraph.episodes import Episode, EpisodeError, Step, check_episodes
 from valuegraph.evidence import ACTION_CHARACTERS, OBSERVATION_CHARACTERS, is_cut, step_text
 from valuegraph.model_weights import MINILM, Weights, find_weights, fingerprint
 from valuegraph.text_models import BACKENDS, TextModel, resolve_device
 
-__all__ = ["ArrayEncoder", "Encoder", "TextEncoder", "TruncationWarning", "encoder_from_config", "step_text"]
+__all__ = [
+    "ArrayEncoder",
+    "Encoder",
+    "TextEncoder",
+    "TruncationWarning",
+    "encoder_for",
+    "encoder_from_config",
+    "step_text",
+]
 
 
 class TruncationWarning(UserWarning):
@@ -54,6 +62,19 @@ class Encoder(Protocol):
 
     def to_config(self) -> dict[str, Any]:
         """Plain JSON from which `encoder_from_config` builds an equal encoder."""
+
+
+def encoder_for(episodes: Sequence[Episode], encoder: Encoder | None = None) -> Encoder:
+    """The encoder to fit episodes with: `TextEncoder` for text, `ArrayEncoder.fit` for vectors, unless given.
+
+    Raises `EpisodeError` where there are none, or where they do not go together.
+    """
+    check_episodes(episodes)
+    if not episodes:
+        raise EpisodeError("there is no episode to fit on")
+    if encoder is not None:
+        return encoder
+    return TextEncoder() if episodes[0].observation_kind == "text" else ArrayEncoder.fit(episodes)
 
 
 def encoder_from_config(

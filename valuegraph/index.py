@@ -294,8 +294,8 @@ class FaissIndex:
             return similarity.to(queries.device), ids.to(queries.device)
         with self._lock.read:
             host = self._for_gpu()
-            wide = torch.nn.functional.pad(queries, (0, self._host.d - self.dim))
-            similarity, labels = self._gpu.search_tensor(host, wide, check_k(k) + len(self._tombstones))
+            padded = torch.nn.functional.pad(queries, (0, self._host.d - self.dim))
+            similarity, labels = self._gpu.search_tensor(host, padded, check_k(k) + len(self._tombstones))
             ids = self._gpu.ids_tensor(host, queries.device)[labels]
         similarity, order = similarity.masked_fill(ids < 0, -torch.inf).topk(k, dim=1)
         return similarity, ids.gather(1, order)

@@ -126,7 +126,7 @@ class HackingMonitor:
             scorer, graph = rm._scorer, rm.graph
             for b in range(len(rollouts)):
                 one = encoded.select(b)
-                counted, _ = scorer.evidence(one)
+                counted = scorer.evidence(one).counted
                 goals = np.broadcast_to(one.goals[0], one.steps.shape)
                 near = graph.neighbours(graph.keys(None, one.steps, goals))
                 z = np.zeros((len(counted), 0))

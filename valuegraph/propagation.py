@@ -18,7 +18,16 @@ from valuegraph.adjacency import CSR, LinkedEdges
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Solution", "first_hit", "max_product", "raise_values", "sweep_values", "transition_probabilities"]
+__all__ = [
+    "Solution",
+    "check_gamma",
+    "first_hit",
+    "max_product",
+    "raise_values",
+    "sweep_values",
+    "transition_probabilities",
+    "unit_values",
+]
 
 Values = NDArray[np.float64]
 
@@ -100,9 +109,9 @@ def first_hit(
     >>> first_hit(CSR([0, 1, 2], [1, 0], [1.0, 0.5]), [0.0, 0.5], gamma=0.8, tol=1e-12).values.round(6)
     array([0.588235, 0.735294])
     """
-    r = _unit_values("reward", reward, transitions.nodes)
-    values = np.zeros_like(r) if initial is None else _unit_values("initial", initial, transitions.nodes)
-    _check_gamma(gamma)
+    r = unit_values("reward", reward, transitions.nodes)
+    values = np.zeros_like(r) if initial is None else unit_values("initial", initial, transitions.nodes)
+    check_gamma(gamma)
     if device != "cpu":
         return _jacobi(transitions, r, values, gamma, tol, max_sweeps, device, best=False)
     from valuegraph.kernels import first_hit_sweeps
@@ -135,8 +144,8 @@ def max_product(
     >>> max_product(CSR([0, 2, 3, 3], [1, 2, 2], [1.0, 0.5, 0.9]), [0.0, 0.0, 1.0], gamma=0.9).values
     array([0.729, 0.81 , 1.   ])
     """
-    values = _unit_values("source", source, csr.nodes)
-    _check_gamma(gamma)
+    values = unit_values("source", source, csr.nodes)
+    check_gamma(gamma)
     if device != "cpu":
         return _jacobi(csr, values, values, gamma, tol, csr.nodes + 1, device, best=True)
     from valuegraph.kernels import max_product_sweeps, raise_max_product
@@ -272,7 +281,7 @@ def _jacobi(
 def _check_repair(
     values: Values, links: LinkedEdges, dirty: ArrayLike, own: Values, gamma: float
 ) -> tuple[int, NDArray[np.int64]]:
-    _check_gamma(gamma)
+    check_gamma(gamma)
     n = len(links.first_out)
     if values.shape != (n,) or own.shape != (n,):
         raise ValueError(
@@ -284,7 +293,8 @@ def _check_repair(
     return n, nodes
 
 
-def _unit_values(name: str, numbers: ArrayLike, nodes: int) -> Values:
+def unit_values(name: str, numbers: ArrayLike, nodes: int) -> Values:
+    """(nodes,) a copy of the numbers; raises ValueError unless there are so many, in [0, 1]."""
     array = np.array(numbers, dtype=np.float64)  # a copy: the solution grows in it
     if array.shape != (nodes,):
         raise ValueError(f"{name} must have shape ({nodes},), got {array.shape}")
@@ -308,7 +318,8 @@ def _non_negative(name: str, number: float) -> float:
     return number
 
 
-def _check_gamma(gamma: float) -> None:
+def check_gamma(gamma: float) -> None:
+    """Raise ValueError unless a discount lies in [0, 1]."""
     if not 0.0 <= gamma <= 1.0:
         raise ValueError(f"gamma must be in [0, 1], got {gamma}")
 

@@ -16,8 +16,8 @@ import numpy as np
 from valuegraph.config import FitConfig
 from valuegraph.context import clauses
 from valuegraph.credit import discounted_credit
-from valuegraph.encoders import ArrayEncoder, Encoder, TextEncoder
-from valuegraph.episodes import Episode, EpisodeError, Step, check_episodes
+from valuegraph.encoders import Encoder, encoder_for
+from valuegraph.episodes import Episode, EpisodeError, Step
 from valuegraph.ray_workers import PATIENCE, connect
 
 if TYPE_CHECKING:
@@ -48,12 +48,7 @@ def fit_on_ray(
     from valuegraph.reward_model import RewardModel  # here, so that actors need not load torch with it
 
     episodes, config = list(episodes), config or FitConfig()
-    check_episodes(episodes)
-    if not episodes:
-        raise EpisodeError("there is no episode to fit on")
-    if encoder is None:
-        text = episodes[0].observation_kind == "text"
-        encoder = TextEncoder() if text else ArrayEncoder.fit(episodes)
+    encoder = encoder_for(episodes, encoder)
     connect(address)
     rows = embedded_dataset(
         episodes, encoder, config, workers=workers, num_cpus=num_cpus, num_gpus=num_gpus
@@ -125,9 +120,8 @@ class EmbedEpisodes:
         try:
             steps = self._encoder.encode_steps(episode.steps, self._evidence)
             goals = self._encoder.encode_goals(_goal_texts(episode))
-        except (
-            EpisodeError
-        ) as error:  # a refusal travels as a value: of an exception Ray brings only the text
+        except EpisodeError as error:
+            # A refusal travels as a value: of an exception Ray brings only the text.
             return {"steps": b"", "goals": b"", "credit": b"", "error": str(error)}
         credit = np.zeros(0) if y is None else discounted_credit(y, length, self._gamma)
         return {

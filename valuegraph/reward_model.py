@@ -17,7 +17,7 @@ from valuegraph.calibration import Calibration
 from valuegraph.config import FitConfig
 from valuegraph.consolidation import Consolidation, consolidated
 from valuegraph.context import encode_episodes
-from valuegraph.encoders import ArrayEncoder, Encoder, TextEncoder, encoder_from_config
+from valuegraph.encoders import Encoder, TextEncoder, encoder_for, encoder_from_config
 from valuegraph.episodes import Episode, EpisodeError, Step, check_episodes
 from valuegraph.explain import Explanation, Recall, explain_rollout, recall_way
 from valuegraph.fitting import fit_memory, visits_of
@@ -99,13 +99,7 @@ class RewardModel:
         Raises `EpisodeError` for episodes that cannot be used, naming them.
         """
         episodes = list(episodes)
-        check_episodes(episodes)
-        if not episodes:
-            raise EpisodeError("there is no episode to fit on")
-        if encoder is None:
-            text = episodes[0].observation_kind == "text"
-            encoder = TextEncoder() if text else ArrayEncoder.fit(episodes)
-        config = config or FitConfig()
+        encoder, config = encoder_for(episodes, encoder), config or FitConfig()
         fitted = fit_memory(episodes, encoder, config, progress, net)
         model = cls(encoder, config, fitted.graph, fitted.net, fitted.calibration)
         model._ids = {episode.episode_id for episode in episodes}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from valuegraph.alignment import match_strength, ordered_alignment
 from valuegraph.calibration import SATURATION, Calibration
-from valuegraph.context import Encoded, first_saying, learner_inputs, repeated_steps
+from valuegraph.context import Encoded, first_saying, learner_inputs
 from valuegraph.graph import Floats, Neighbours, ValueGraph
 from valuegraph.networks import InstrumentalNet, read_steps
 from valuegraph.threads import one_thread, side_by_side
@@ -114,6 +114,17 @@ class _Aligned(NamedTuple):
     way: int
 
 
+class Evidence(NamedTuple):
+    """What may be said of each step, (T,) each, before the memory is asked for values."""
+
+    counted: NDArray[np.bool_]
+    """Whether it is evidence."""
+    similarity: Array
+    """Cosine to the nearest remembered step."""
+    first: NDArray[np.int64]
+    """The number, in its rollout, of the first step that says the same."""
+
+
 class Way(NamedTuple):
     """A remembered path, ready for alignment."""
 
@@ -147,8 +158,8 @@ class Scorer:
         visits = np.maximum(self.graph.column("visits"), 1.0)
         self._ended, self._won = (self.graph.column(name) / visits for name in ("ended", "won"))
 
-    def evidence(self, encoded: Encoded) -> tuple[NDArray[np.bool_], Array]:
-        """(N,) whether a step counts, and (N,) its cosine to the nearest remembered step.
+    def evidence(self, encoded: Encoded) -> Evidence:
+        """Which steps count, and by what.
 
         A step counts if it says something new in its rollout, is near something remembered, and is nearer to
         that than to the words of the goal. One that does not count is read but never raises the score.
@@ -157,7 +168,8 @@ class Scorer:
         goals = encoded.goals[encoded.episode_of]
         echo = np.sum(encoded.steps * goals, axis=1) > similarity - _ECHO
         alien = similarity < self.calibration.support_floor
-        return ~(repeated_steps(encoded) | alien | echo), similarity
+        first = first_saying(encoded)
+        return Evidence(~((first < encoded.places) | alien | echo), similarity, first)
 
     def score(self, encoded: Encoded) -> list[RolloutScore]:
         """Score each rollout by itself, so that it does not matter which others are in the batch.
@@ -174,18 +186,18 @@ class Scorer:
         return [score for part in scored for score in part]
 
     def _score_together(self, encoded: Encoded) -> list[RolloutScore]:
-        counted, similarity = self.evidence(encoded)
+        evidence = self.evidence(encoded)
         z = value = None
         if self.net is not None:
-            z, value = read_steps(self.net, learner_inputs(encoded, counted), counted, encoded.starts)
+            inputs = learner_inputs(encoded, evidence.counted)
+            z, value = read_steps(self.net, inputs, evidence.counted, encoded.starts)
         reading = self._read(z, encoded.steps, encoded.goals[encoded.episode_of])
         return [
             self._score(
                 encoded.select(b),
                 _Reading(*(column[rows] for column in reading)),
                 None if value is None else value[rows],
-                counted[rows],
-                similarity[rows],
+                Evidence(evidence.counted[rows], evidence.similarity[rows], evidence.first[rows]),
             )
             for b in range(len(encoded.goals))
             for rows in [encoded.rows(b)]
@@ -194,22 +206,22 @@ class Scorer:
     def score_one(self, encoded: Encoded, b: int) -> RolloutScore:
         """Score rollout b."""
         one = encoded.select(b)
-        counted, similarity = self.evidence(one)
+        evidence = self.evidence(one)
         z = value = None
         if self.net is not None:
-            z, value = read_steps(self.net, learner_inputs(one, counted), counted)
+            z, value = read_steps(self.net, learner_inputs(one, evidence.counted), evidence.counted)
         read = self._read(z, one.steps, np.broadcast_to(one.goals[0], one.steps.shape))
-        return self._score(one, read, value, counted, similarity)
+        return self._score(one, read, value, evidence)
 
     def _score(
         self,
         one: Encoded,
         read: _Reading,
         value: NDArray | None,
-        counted: NDArray[np.bool_],
-        similarity: Array,
+        evidence: Evidence,
     ) -> RolloutScore:
         steps, goal = one.steps, one.goals[0]
+        counted, similarity, first = evidence
         ways, likeness = self._candidates(goal)
         known = np.full(len(steps), confidence(likeness.max(initial=0.0)))
         covered = known * np.sqrt(np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1))
@@ -228,7 +240,7 @@ class Scorer:
 
         # On the way, the goal alone says how far the memory is to be trusted. With the last step that counts
         # the account is closed: the memory must cover what was done, and as well as a success is in full.
-        running = hold(utility(_RUNNING, known, 1.0)[0], counted, first_saying(one))
+        running = hold(utility(_RUNNING, known, 1.0)[0], counted, first)
         full = covered * self.calibration.saturation + (1.0 - covered) * SATURATION
         closing, terminal, instrumental = utility(_CLOSING, covered, full)
         closing = hold(closing, counted)
