@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from valuegraph.faiss_build import TRAIN_FROM
 from valuegraph.faiss_gpu import gpu_available
 from valuegraph.growing import LabelOf
 from valuegraph.index import (
@@ -24,6 +23,7 @@ from valuegraph.index import (
     tier_for,
 )
 from valuegraph.locks import ReadWriteLock
+from valuegraph.tiers import TRAIN_FROM
 
 DIM, SIZE = 16, 10_500  # enough for every tier to be trained
 BACKENDS = ["exact", *TIERS]
@@ -198,7 +198,7 @@ def test_lists_multiplied_as_a_whole_find_what_a_scan_finds(monkeypatch: pytest.
     index.remove(IDS[5:9])
     queries = unit(np.concatenate([QUERIES, clustered(8, 500)]))
     whole = index.search(queries, 16)
-    monkeypatch.setattr("valuegraph.index._VISITORS", np.inf)
+    monkeypatch.setattr("valuegraph.faiss_index._VISITORS", np.inf)
     scan = index.search(queries, 16)
     np.testing.assert_allclose(whole.similarity, scan.similarity, atol=2e-6)
     assert (whole.ids == scan.ids).mean() > 0.999
@@ -233,7 +233,7 @@ def test_a_rebuild_is_due_when_another_tier_suits(monkeypatch: pytest.MonkeyPatc
     assert isinstance(index, FaissIndex)
     index.add(np.array([OF_ID[i] for i in IDS.tolist()]), IDS)
     assert not index.due
-    monkeypatch.setattr("valuegraph.index._CPU_LIMITS", ((100, "flat"), (10**9, "ivf_fp16")))
+    monkeypatch.setattr("valuegraph.tiers._CPU_LIMITS", ((100, "flat"), (10**9, "ivf_fp16")))
     assert index.due
     assert index.promote()
     assert index.tier == "ivf_fp16"
@@ -385,7 +385,7 @@ def test_an_inverted_file_is_flat_until_there_is_enough_to_train_on() -> None:
 def test_promotion_happens_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     index = filled("flat", 3_000)
     assert not index.promote()
-    monkeypatch.setattr("valuegraph.index._CPU_LIMITS", ((2_500, "flat"), (10**6, "ivf_fp16")))
+    monkeypatch.setattr("valuegraph.tiers._CPU_LIMITS", ((2_500, "flat"), (10**6, "ivf_fp16")))
     before = index.search(QUERIES, 16)
     assert index.promote()
     assert (index.tier, index.trained, len(index)) == ("ivf_fp16", True, 3_000)

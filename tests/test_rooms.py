@@ -18,8 +18,8 @@ FLOORS = (
     "durable tensor_file wal_format wal manifest regularize",
     "trajectories conversations chat_templates importers testing "
     "model_weights text_models embedding_cache array_encoder encoders "
-    "locks growing vectors faiss_build faiss_gpu index adjacency edges propagation "
-    "ray_workers sharded_index block_propagation",
+    "locks growing vectors faiss_gpu tiers faiss_search faiss_build faiss_index index "
+    "adjacency edges propagation ray_workers sharded_index block_propagation",
     "context graph networks utility calibration",
     "consolidation learner scoring fitting explain",
     "persistence hub",

@@ -2,65 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from valuegraph.faiss_search import load_faiss, wide, widened
+from valuegraph.tiers import TRAIN_FROM
 from valuegraph.vectors import perturbed
 
-__all__ = [
-    "TIERS",
-    "TRAIN_FROM",
-    "build",
-    "empty",
-    "flat_rows",
-    "half_rows",
-    "list_search",
-    "load_faiss",
-    "product_search",
-    "wide",
-    "widened",
-]
-
-TIERS: Final = {
-    "flat": "exact, single precision",
-    "flat_fp16": "exact up to rounding to half precision: half the memory",
-    "ivf_fp16": "inverted file, half precision: only the lists nearest to a query are read",
-    "ivf_sq8": "inverted file, one byte a component",
-    "ivf_pq": "inverted file, one byte for every four components",
-}
-# Vectors below which a tier is kept flat, in half precision.
-TRAIN_FROM: Final = {"ivf_fp16": 2_000, "ivf_sq8": 2_000, "ivf_pq": 10_000}
+__all__ = ["build", "empty"]
 
 _TUNED_RECALL = 0.98  # of 16 neighbours, on a sample, when the number of lists to visit is chosen
 _MIN_PROBES = 4  # for queries that lie between clusters
-_LANES = 16  # numbers that a processor multiplies at once
-_FEW = 8  # neighbours that are found one after another
-_BLOCK = 4_096  # rows per matrix product: the scores of a batch stay in the cache
-
-
-def load_faiss() -> Any:
-    """The library, imported when the first index is made."""
-    import faiss
-
-    return faiss
-
-
-def wide(dim: int) -> int:
-    """The width that rows of a quantised index are given: FAISS scans some ten times slower where it is no
-    multiple of 16."""
-    return -(-dim // _LANES) * _LANES
-
-
-def widened(rows: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """(n, width) the rows, with zeros behind."""
-    if rows.shape[1] == width:
-        return rows
-    out = np.zeros((len(rows), width), np.float32)
-    out[:, : rows.shape[1]] = rows
-    return out
+_BLOCK = 4_096  # rows per matrix product
 
 
 def empty(dim: int, tier: str) -> Any:
@@ -97,113 +52,6 @@ def build(vectors: NDArray[np.float32], tier: str, seed: int) -> Any:
     sample = vectors[np.sort(rng.choice(n, min(n, 128), replace=False))]
     _tune(host, perturbed(sample, rng))
     return host
-
-
-def flat_rows(flat: Any) -> NDArray[np.float32]:
-    """(n, dim) the vectors of a single-precision flat index where they lie: valid until it changes."""
-    return load_faiss().rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(-1, flat.d)
-
-
-def half_rows(flat: Any, start: int, stop: int) -> NDArray[np.float32]:
-    """(stop - start, dim) some vectors of a half-precision flat index, decoded."""
-    codes = load_faiss().rev_swig_ptr(flat.codes.data(), flat.ntotal * flat.code_size)
-    return single(codes.view(np.float16).reshape(flat.ntotal, -1)[start:stop])
-
-
-def product_search(
-    rows: Callable[[int, int], NDArray[np.float32]], total: int, queries: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(n, k) largest inner products with `total` rows and their numbers, -1 where there are fewer than k."""
-    part = _asked(queries)
-    queries = queries[:, part]
-    if k <= total <= _BLOCK:
-        return _partial_sort(queries @ rows(0, total)[:, part].T, k)
-    best = _Best(len(queries), k)
-    for start in range(0, total, _BLOCK):
-        best.offer(queries @ rows(start, min(start + _BLOCK, total))[:, part].T, start)
-    return best.found()
-
-
-def list_search(
-    host: Any, queries: NDArray[np.float32], nearest: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(n, k) similarities and labels in the given lists (n, probes) of a half-precision IVF.
-
-    List by list instead of query by query: each is decoded once and multiplied with all queries that visit
-    it, several times faster than FAISS's scan once a list has many visitors.
-    """
-    faiss, lists = load_faiss(), host.invlists
-    part = _asked(queries)
-    asked = np.ascontiguousarray(queries[:, part])
-    order = np.argsort(nearest, axis=None, kind="stable")
-    visited, first = np.unique(nearest.ravel()[order], return_index=True)
-    best = _Best(len(queries), k)
-    for which, rows in zip(visited.tolist(), np.split(order // nearest.shape[1], first[1:]), strict=True):
-        size = int(lists.list_size(which)) if which >= 0 else 0
-        if size:
-            codes = faiss.rev_swig_ptr(lists.get_codes(which), size * host.code_size)
-            decoded = single(codes.view(np.float16).reshape(size, -1)[:, part])
-            best.offer_to(rows, asked[rows] @ decoded.T, lists.get_ids(which))
-    return best.found()
-
-
-def _asked(queries: NDArray[np.float32]) -> slice:
-    """The columns outside of which all queries are zero."""
-    columns = np.flatnonzero(queries.any(axis=0))
-    return slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 1)
-
-
-def single(half: NDArray[np.float16]) -> NDArray[np.float32]:
-    """In single precision. torch asks the processor to convert, some twenty times faster than numpy."""
-    import torch
-
-    return torch.from_numpy(half).float().numpy()
-
-
-class _Best:
-    """The k largest scores of each query so far, and the labels they have; -1 where there are fewer."""
-
-    def __init__(self, queries: int, k: int) -> None:
-        self._faiss = load_faiss()
-        self._scores, self._labels = np.empty((queries, k), np.float32), np.empty((queries, k), np.int64)
-        self._heap = self._faiss.float_minheap_array_t()
-        self._heap.nh, self._heap.k = queries, k
-        self._heap.val, self._heap.ids = map(self._faiss.swig_ptr, (self._scores, self._labels))
-        self._heap.heapify()
-
-    def offer(self, scores: NDArray[np.float32], start: int) -> None:
-        """(queries, m) scores of the labels from `start` on."""
-        scores = np.ascontiguousarray(scores)
-        self._heap.addn(scores.shape[1], self._faiss.swig_ptr(scores), start)
-
-    def offer_to(self, queries: NDArray[np.int64], scores: NDArray[np.float32], labels: Any) -> None:
-        """(q, m) scores of m labels, which FAISS points to, for some of the queries."""
-        queries, scores = np.ascontiguousarray(queries), np.ascontiguousarray(scores)
-        swig = self._faiss.swig_ptr
-        shape, given = scores.shape, (swig(queries), swig(scores))
-        self._heap.addn_query_subset_with_ids(shape[0], given[0], shape[1], given[1], labels)
-
-    def found(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """(queries, k) scores, descending, and labels."""
-        self._heap.reorder()
-        return self._scores, self._labels
-
-
-def _partial_sort(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k largest of each row, descending, which may be written over; no threads, whose waking costs more
-    than so few rows do."""
-    if k <= _FEW:  # the largest, then the next: the fastest way to a handful
-        rows, top = np.arange(len(scores)), np.empty((len(scores), k), np.int64)
-        found = np.empty((len(scores), k), np.float32)
-        for i in range(k):
-            top[:, i] = scores.argmax(axis=1)
-            found[:, i] = scores[rows, top[:, i]]
-            scores[rows, top[:, i]] = -np.inf
-        return found, top
-    top = np.argpartition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k :]
-    found = np.take_along_axis(scores, top, axis=1)
-    order = np.lexsort((top, -found), axis=1)
-    return np.take_along_axis(found, order, axis=1), np.take_along_axis(top, order, axis=1)
 
 
 def _tune(host: Any, queries: NDArray[np.float32], k: int = 16) -> None:

@@ -1,0 +1,328 @@
+"""A vector index on FAISS: exact while that is cheap, inverted files beyond."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from valuegraph.faiss_build import build, empty
+from valuegraph.faiss_gpu import MAX_NEIGHBOURS, GpuCopy, Host
+from valuegraph.faiss_search import (
+    flat_rows,
+    half_rows,
+    list_search,
+    load_faiss,
+    product_search,
+    wide,
+    widened,
+)
+from valuegraph.growing import LabelOf
+from valuegraph.locks import ReadWriteLock
+from valuegraph.tiers import TIERS, TRAIN_FROM, device_of, tier_for
+from valuegraph.vectors import (
+    SearchResult,
+    check_batch,
+    check_dim,
+    check_ids,
+    check_k,
+    check_known,
+    check_new,
+    check_queries,
+    pack,
+    unpack,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FaissIndex"]
+
+_MAX_TOMBSTONES = 256  # a search asks for that many neighbours more, so there may not be many
+_OUTGROWN = 4.0  # an IVF is rebuilt when it holds that many times the vectors that it was made for
+# From so many queries on, matrix products by blocks beat FAISS's own scan, which is made for single queries.
+_VISITORS = 8  # queries per list from which lists are multiplied as a whole
+_PRODUCT_FROM: Final = {"flat": 3, "flat_fp16": 16, "ivf": 8}
+
+
+class FaissIndex:
+    """Vectors in a FAISS index on the host, with an optional copy on a GPU.
+
+    FAISS knows vectors by labels, which are not used twice; an array maps them to ids. A removed vector stays
+    as a tombstone, a label without an id, until there are too many. An IVF tier stays flat until it can be
+    trained.
+    """
+
+    def __init__(self, dim: int, tier: str = "flat", *, device: str = "cpu", seed: int = 0) -> None:
+        if tier not in TIERS:
+            raise ValueError(f"tier must be one of {', '.join(TIERS)}, got {tier!r}")
+        self.dim = check_dim(dim)
+        self.device = device_of(device)
+        self._tier = tier
+        self._seed = seed
+        self._lock = ReadWriteLock()
+        self._rebuilding = threading.Lock()
+        self._gpu = GpuCopy() if self.device == "cuda" else None
+        self._epoch = 0
+        self._start(empty(dim, "flat_fp16" if tier in TRAIN_FROM else tier), np.empty(0, np.int64))
+
+    def _start(self, host: Any, ids: NDArray[np.int64]) -> None:
+        """Labels 0 .. n-1 in `host` stand for these ids; -1 is a label without a vector."""
+        self._host = host
+        self._flat = not hasattr(host, "nprobe")
+        self._kept_as = "flat" if hasattr(host, "get_xb") else "flat_fp16" if self._flat else "ivf"
+        self._centroids: Any = None if self._flat else flat_rows(load_faiss().downcast_index(host.quantizer))
+        self._built_for = host.ntotal
+        self._next = len(ids)
+        self._ids = np.full(len(ids) + max(64, len(ids) // 2), -1, np.int64)
+        self._ids[: len(ids)] = ids
+        alive = np.flatnonzero(ids >= 0)
+        self._labels = LabelOf()
+        self._labels.put(ids[alive], alive)
+        self._tombstones = np.flatnonzero(ids < 0).tolist()
+        self._epoch += 1
+
+    @property
+    def tier(self) -> str:
+        """One of `TIERS`."""
+        return self._tier
+
+    @property
+    def trained(self) -> bool:
+        """False while an IVF tier is still kept flat."""
+        return not self._flat or self._tier not in TRAIN_FROM
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    # --- changing ---
+
+    def add(self, vectors: ArrayLike, ids: ArrayLike) -> None:
+        """See `VectorIndex.add`."""
+        new, given = check_batch(vectors, ids, self.dim)
+        with self._lock.write:
+            check_new(given[self._labels.find(given) >= 0])
+            self._insert(new, given)
+            ready = self._flat and len(self._labels) >= TRAIN_FROM.get(self._tier, len(self._labels) + 1)
+        if ready:
+            self.promote(self._tier)
+
+    def _insert(self, new: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
+        start, stop = self._next, self._next + len(ids)
+        labels = np.arange(start, stop, dtype=np.int64)
+        if stop >= len(self._ids):  # the last place stays free: label -1, "none", finds id -1 there
+            longer = np.full(stop + max(64, stop // 2), -1, np.int64)
+            longer[:start] = self._ids[:start]
+            self._ids = longer
+        new = widened(new, self._host.d)
+        if self._flat:
+            self._host.add(new)  # its labels are its rows
+        else:
+            self._host.add_with_ids(new, labels)  # plain `add` would corrupt the map from labels to lists
+        self._ids[start:stop] = ids
+        self._labels.put(ids, labels)
+        self._next = stop
+
+    def remove(self, ids: ArrayLike) -> int:
+        """See `VectorIndex.remove`."""
+        given = check_ids(ids)
+        with self._lock.write:
+            gone = self._labels.pop(given)
+            self._ids[gone] = -1
+            self._tombstones += gone.tolist()
+            # A rebuild in progress needs the labels as they are.
+            if len(self._tombstones) > _MAX_TOMBSTONES and not self._rebuilding.locked():
+                self._compact()
+        return len(gone)
+
+    def _compact(self) -> None:
+        """Take the tombstones out of FAISS."""
+        faiss = load_faiss()
+        if self._flat:
+            keep = self._ids[: self._next] >= 0
+            self._host.remove_ids(faiss.IDSelectorBitmap(np.packbits(~keep, bitorder="little")))
+            self._start(self._host, self._ids[: self._next][keep])  # the rows behind have moved up
+        else:
+            self._host.remove_ids(faiss.IDSelectorArray(np.array(self._tombstones, dtype=np.int64)))
+            self._tombstones = []
+            self._epoch += 1
+
+    def promote(self, tier: str = "auto") -> bool:
+        """Rebuild as the tier that suits the size now, or as the given one; returns whether that was needed.
+
+        An IVF that has outgrown its lists is rebuilt as well. Others may search, add and remove meanwhile.
+        """
+        if tier not in (*TIERS, "auto"):
+            raise ValueError(f"tier must be one of {', '.join(TIERS)} or auto, got {tier!r}")
+        with self._rebuilding:
+            with self._lock.read:
+                target = tier_for(len(self._labels), self.device) if tier == "auto" else tier
+                if not self._due(target):
+                    return False
+                labels = np.flatnonzero(self._ids[: self._next] >= 0)
+                ids, vectors, seen = self._ids[labels], self._vectors(labels), self._next
+            built = build(vectors, target, self._seed)  # the long part, with the index in use as it was
+            del vectors
+            with self._lock.write:
+                late = np.arange(seen, self._next)
+                late = late[self._ids[late] >= 0]
+                late_ids, late_vectors = self._ids[late], self._vectors(late)
+                self._tier = target
+                self._start(built, np.where(self._ids[labels] >= 0, ids, -1))
+                self._insert(late_vectors, late_ids)
+        return True
+
+    @property
+    def due(self) -> bool:
+        """Whether `promote` would rebuild it now."""
+        with self._lock.read:
+            return self._due(tier_for(len(self._labels), self.device))
+
+    # --- reading ---
+
+    def search(self, queries: ArrayLike, k: int) -> SearchResult:
+        """See `VectorIndex.search`."""
+        wanted, k = check_queries(queries, self.dim), check_k(k)
+        with self._lock.read:
+            more = k + len(self._tombstones)
+            wanted = widened(wanted, self._host.d)
+            similarity, labels = self._nearest(wanted, more)
+            ids = self._ids.take(labels)
+            incomplete = bool(ids.size) and ids.min() < 0
+            if incomplete and not self._flat:
+                short = (ids >= 0).sum(axis=1) < min(k, len(self._labels))
+                if short.any():  # the lists visited hold too few: visit all
+                    everywhere = load_faiss().SearchParametersIVF(nprobe=self._host.nlist)
+                    similarity[short], labels[short] = self._host.search(
+                        wanted[short], more, params=everywhere
+                    )
+                    ids = self._ids.take(labels)
+        if incomplete:
+            absent = ids < 0
+            similarity[absent] = -np.inf
+            order = np.argsort(absent, axis=1, kind="stable")[:, :k]  # those present first, in order
+            similarity, ids = np.take_along_axis(similarity, order, 1), np.take_along_axis(ids, order, 1)
+        return SearchResult(similarity[:, :k], ids[:, :k])
+
+    def search_tensor(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """`search` for CUDA tensors, without a detour through the host: (n, k) similarity and ids.
+
+        Work is queued on the current stream of the queries' device. Queries are not checked for NaN.
+        """
+        import torch
+
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise ValueError(f"queries must have shape (n, {self.dim}), got {tuple(queries.shape)}")
+        if (
+            self._gpu is None
+            or not queries.is_cuda
+            or k + len(self._tombstones) > MAX_NEIGHBOURS
+            or not len(self)
+        ):
+            result = self.search(queries.detach().float().cpu().numpy(), k)
+            similarity, ids = map(torch.from_numpy, result)
+            return similarity.to(queries.device), ids.to(queries.device)
+        with self._lock.read:
+            host = self._for_gpu()
+            padded = torch.nn.functional.pad(queries, (0, self._host.d - self.dim))
+            similarity, labels = self._gpu.search_tensor(host, padded, check_k(k) + len(self._tombstones))
+            ids = self._gpu.ids_tensor(host, queries.device)[labels]
+        similarity, order = similarity.masked_fill(ids < 0, -torch.inf).topk(k, dim=1)
+        return similarity, ids.gather(1, order)
+
+    def ids(self) -> NDArray[np.int64]:
+        """See `VectorIndex.ids`."""
+        with self._lock.read:
+            known = self._ids[: self._next]
+            return known[known >= 0]
+
+    def reconstruct(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """See `VectorIndex.reconstruct`."""
+        wanted = check_ids(ids)
+        with self._lock.read:
+            labels = self._labels.find(wanted)
+            check_known(wanted[labels < 0])
+            return self._vectors(labels)
+
+    @property
+    def ids_nbytes(self) -> int:
+        """Bytes of memory that the ids take, beside the vectors."""
+        return int(self._ids.nbytes) + self._labels.nbytes
+
+    def to_bytes(self) -> bytes:
+        """See `VectorIndex.to_bytes`."""
+        faiss = load_faiss()
+        with self._lock.read:
+            header = {
+                "tier": self._tier,
+                "dim": self.dim,
+                "seed": self._seed,
+                "built_for": self._built_for,
+                "tombstones": self._tombstones,
+            }
+            return pack(header, self._ids[: self._next], faiss.serialize_index(self._host).data)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview, *, device: str = "auto") -> FaissIndex:
+        """The inverse of `to_bytes`; raises ValueError where the data is no such index."""
+        faiss = load_faiss()
+        header, ids, body = unpack(data)
+        try:
+            index = cls(header["dim"], header["tier"], device=device, seed=header["seed"])
+            index._start(faiss.deserialize_index(np.frombuffer(body, np.uint8)), ids)
+            index._built_for, index._tombstones = int(header["built_for"]), list(header["tombstones"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"vector index: {error}") from error
+        size = len(index) + len(index._tombstones)
+        # Folders from before rows were widened hold them as they are.
+        if index._host.d not in (index.dim, wide(index.dim)) or index._host.ntotal != size:
+            raise ValueError("vector index: the vectors are not those that the header describes")
+        return index
+
+    # --- with the lock held ---
+
+    def _due(self, target: str) -> bool:
+        size = len(self._labels)
+        outgrown = not self._flat and size > _OUTGROWN * self._built_for
+        ready = self._flat and size >= TRAIN_FROM.get(target, size + 1)
+        return target != self._tier or outgrown or ready
+
+    def _nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray, NDArray]:
+        """(n, k) similarities and labels, tombstones included; label -1 where there are fewer than k."""
+        if self._gpu is not None and self._host.ntotal and k <= MAX_NEIGHBOURS:
+            return self._gpu.search(self._for_gpu(), queries, k)
+        if len(queries) < _PRODUCT_FROM[self._kept_as]:
+            return self._host.search(queries, k)
+        if self._flat:
+            return product_search(self._rows, self._host.ntotal, queries, k)
+        lists = self._host.nlist
+        similarity, nearest = product_search(
+            lambda i, j: self._centroids[i:j], lists, queries, self._host.nprobe
+        )
+        if self._tier == "ivf_fp16" and nearest.size > _VISITORS * lists:
+            return list_search(self._host, queries, nearest, k)
+        return self._host.search_preassigned(queries, k, nearest, similarity)
+
+    def _vectors(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        if not len(labels):
+            return np.empty((0, self.dim), np.float32)
+        return np.ascontiguousarray(self._host.reconstruct_batch(labels)[:, : self.dim])
+
+    def _rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows of a flat index; single precision in place, half precision decoded."""
+        if self._kept_as == "flat":
+            return flat_rows(self._host)[start:stop]
+        return half_rows(self._host, start, stop)
+
+    def _for_gpu(self) -> Host:
+        return Host(
+            self._host,
+            self._epoch,
+            self._next,
+            self._ids,
+            self._rows,
+            flat=self._flat,
+            half=self._kept_as != "flat",
+        )
