@@ -22,6 +22,18 @@ SMALL_TASKS = {
 }
 
 
+def turns(episode):
+    """An episode as messages: what was done, and what the world answered."""
+    return [
+        message
+        for step in episode.steps
+        for message in (
+            {"role": "assistant", "content": step.action},
+            {"role": "tool", "content": step.observation},
+        )
+    ]
+
+
 def _packaged(name):
     import valuegraph
     from valuegraph import read_episodes

@@ -229,6 +229,9 @@ def test_help_comes_at_once_and_loads_nothing_heavy():
     assert seconds() - started < 1.0
     for command in ("fit", "score", "update", "explain", "inspect", "consolidate", "recall", "serve", "demo"):
         assert re.search(rf"^    {command}\s", listed, re.MULTILINE)
+    assert all(
+        kind in run("fit", "--help", check=True).stdout for kind in (".arrow", "save_to_disk", "Minari")
+    )
     loaded = "import sys, valuegraph.cli; print({'torch', 'faiss', 'rich'} & sys.modules.keys())"
     assert (
         subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout

@@ -726,6 +726,7 @@ def test_minari_success_dict_observations_and_continuous_actions(tmp_path, monke
         assert read_episodes(folder) == [won, lost]
         assert describe([won, lost], folder).splitlines()[0] == f"{folder}: Minari dataset"
     monkeypatch.setitem(sys.modules, "minari", None)
+    assert "Minari dataset" in describe([won, lost], folder)  # which it is not opened again for
     with pytest.raises(EpisodeError, match=r"recorded-v0.data: .*pip install 'valuegraph\[minari\]'"):
         read_episodes(folder)
     text = describe([won, lost], dataset)
@@ -814,7 +815,7 @@ def test_describe(tmp_path):
     (vectors,) = import_episodes([{"episode_id": "v", "observation": [1.0, 2.0]}])
     assert describe([vectors], [{"episode_id": "v", "observation": [1.0, 2.0]}]).splitlines() == [
         "dataset: step rows",
-        "  1 episodes, 1 steps, observations: vectors of 2 numbers",
+        "  1 episode, 1 step, observations: vectors of 2 numbers",
         "  outcomes: 0 of 1; if a column holds them, name it",
         "  goals: 0 of 1, 0 different",
     ]

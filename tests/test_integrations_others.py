@@ -9,6 +9,7 @@ import pickle
 import numpy as np
 import pytest
 
+from tests.conftest import turns
 from valuegraph import ArrayEncoder, Episode, EpisodeError, RewardModel, Step
 from valuegraph.integrations import imitation, openrlhf, verl
 from valuegraph.integrations import verifiers as for_verifiers
@@ -94,16 +95,8 @@ def test_verl_has_no_none(model_variable, solved):
 
 
 def test_verl_rollouts_with_tools(model_variable, solved):
-    messages = [
-        message
-        for step in solved.steps
-        for message in (
-            {"role": "assistant", "content": step.action},
-            {"role": "tool", "content": step.observation},
-        )
-    ]
     info = {"goal": solved.goal}
-    with_tools = verl.compute_score("d", "flat text", None, info | {"messages": messages})
+    with_tools = verl.compute_score("d", "flat text", None, info | {"messages": turns(solved)})
     assert with_tools["score"] > verl.compute_score("d", "flat text", None, info)["score"]
 
 

@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.conftest import turns
 from valuegraph import ArrayEncoder, Episode, EpisodeError, RewardModel, Step
 from valuegraph.chat_templates import split_query
 from valuegraph.payloads import score_records
@@ -294,10 +295,7 @@ def test_vllm_score_request(server, small_model, rollouts, names):
 
 def test_vllm_classify_request(server, small_model, rollouts):
     rollout = rollouts[-1]
-    messages = [{"role": "user", "content": rollout.goal}]
-    for step in rollout.steps:
-        messages.append({"role": "assistant", "content": step.action})
-        messages.append({"role": "tool", "content": step.observation})
+    messages = [{"role": "user", "content": rollout.goal}, *turns(rollout)]
     total = float(small_model.score([rollout]).total[0])
     expected = [{"index": 0, "label": "reward", "probs": [total], "num_classes": 1}]
     assert server.post("/classify", {"model": "any", "messages": messages}).json()["data"] == expected
@@ -437,6 +435,15 @@ def test_a_token_is_demanded(vectors):
             assert answer.headers["www-authenticate"] == "Bearer"
         assert anonymous.get("/metrics", headers=headers).status_code == 401
     assert anonymous.get("/healthz").json()["status"] == "ok"
+    # A browser cannot send a token with a page that it opens; what the page describes is no secret.
+    page, described = anonymous.get("/docs"), anonymous.get("/openapi.json")
+    assert "swagger" in page.text
+    assert described.json()["components"]["securitySchemes"] == {
+        "token": {"type": "http", "scheme": "bearer"}
+    }
+    assert described.json()["security"] == [{"token": []}]
+    assert "s3cret" not in page.text + described.text
+    assert anonymous.get("/docs/oauth2-redirect").status_code == anonymous.get("/redoc").status_code == 401
     anonymous.close()
     assert vectors.post("/score", body).status_code == 200
 

@@ -49,8 +49,12 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+OPEN = ("/healthz", "/docs", "/openapi.json")
+"""What is answered without a token: whether it is up, and a description that is the same for every model."""
+
+
 class Gate:
-    """ASGI middleware: a bearer token for all but `/healthz`; without a token, local host names alone.
+    """ASGI middleware: a bearer token for all that is not `OPEN`; without a token, local host names alone.
 
     A page in a browser can send requests to this machine under a name of its own that resolves to it; its
     Host header gives it away.
@@ -68,7 +72,7 @@ class Gate:
                 if not is_loopback(_host_name(headers.get(b"host", b""))):
                     await _refuse(send, 421, "without a token this server answers to local host names alone")
                     return
-            elif scope["path"] != "/healthz" and not hmac.compare_digest(
+            elif scope["path"] not in OPEN and not hmac.compare_digest(
                 headers.get(b"authorization", b""), self._expected
             ):
                 await _refuse(send, 401, "send the header Authorization: Bearer TOKEN")

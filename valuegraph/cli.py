@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from valuegraph.episodes import EpisodeError, read_episodes
-from valuegraph.records import replacing
+from valuegraph.records import counted, replacing
 
 if TYPE_CHECKING:
     from valuegraph.config import FitConfig
@@ -72,8 +72,8 @@ def fit(args: argparse.Namespace) -> None:
     weights = f", weights from {model.encoder.source}" if isinstance(model.encoder, TextEncoder) else ""
     print(f"encoder: {model.encoder.id}{weights}")
     print(
-        f"memory: {sizes['nodes']:,} nodes, {sizes['edges']:,} edges, "
-        f"{sizes['paths']:,} successful ways to {sizes['goals']:,} goals"
+        f"memory: {counted(sizes['nodes'], 'nodes')}, {counted(sizes['edges'], 'edges')}, "
+        f"{counted(sizes['paths'], 'successful ways')} to {counted(sizes['goals'], 'goals')}"
     )
     print(f"saved to {args.out} after {time.perf_counter() - started:.0f} s")
 
@@ -109,8 +109,8 @@ def update(args: argparse.Namespace) -> None:
     if not report.durable:
         raise OSError(f"{args.folder}: the update could not be made durable")
     print(
-        f"{args.folder}: {report.episodes:,} episodes written, "
-        f"{report.new_nodes:,} new nodes, {report.new_edges:,} new edges"
+        f"{args.folder}: {counted(report.episodes, 'episodes')} written, "
+        f"{counted(report.new_nodes, 'new nodes')}, {counted(report.new_edges, 'new edges')}"
     )
 
 
@@ -156,8 +156,8 @@ def consolidate(args: argparse.Namespace) -> None:
     with _load(args.folder) as model:
         report = model.consolidate(args.nodes)
     print(
-        f"{args.folder}: {report.merged:,} nodes merged, {report.pruned:,} forgotten, "
-        f"{report.nodes:,} nodes and {report.edges:,} edges left"
+        f"{args.folder}: {counted(report.merged, 'nodes')} merged, {report.pruned:,} forgotten, "
+        f"{counted(report.nodes, 'nodes')} and {counted(report.edges, 'edges')} left"
     )
 
 
@@ -214,7 +214,8 @@ def _parser() -> argparse.ArgumentParser:
             metavar=name.upper(),
             nargs="+",
             type=Path,
-            help=".jsonl, .json, .csv (each also .gz), .parquet, or a folder of them",
+            help=".jsonl, .json, .csv (each also .gz), .parquet, .arrow, or a folder: of such files, or "
+            "what Hugging Face's save_to_disk or Minari wrote",
         )
         if columns:
             of.add_argument("--goal-column", metavar="C", help="the field that holds the goal")

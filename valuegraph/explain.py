@@ -10,6 +10,7 @@ from valuegraph.alignment import match_strength, matched_landmarks
 from valuegraph.context import Encoded
 from valuegraph.episodes import Episode
 from valuegraph.graph import Floats, ValueGraph
+from valuegraph.records import counted
 from valuegraph.scoring import RolloutScore, Scorer
 
 __all__ = ["FAR", "Explanation", "Landmark", "Recall", "explain_rollout", "recall_way"]
@@ -59,7 +60,8 @@ class Explanation:
             met = [mark for mark in self.landmarks if mark.met_at is not None]
             lines.append(
                 f"Of the remembered way to {_short(self.goal or 'an unnamed goal')!r} it met {len(met)} of "
-                f"{len(self.landmarks)} landmarks, {sum(m.weight for m in met):.0%} of their weight:"
+                f"{counted(len(self.landmarks), 'landmarks')}, "
+                f"{sum(m.weight for m in met):.0%} of their weight:"
             )
             lines += [f"  {_mark(mark)}" for mark in self.landmarks]
         else:

@@ -116,6 +116,12 @@ def build_app(rm: RewardModel, token: str | None, limits: Limits, name: str) -> 
     async def scrape() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    if token is not None:  # the page at /docs asks for it, and sends it with what is tried out there
+        described = app.openapi()
+        described.setdefault("components", {})["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer"}
+        }
+        described["security"] = [{"token": []}]
     return app
 
 

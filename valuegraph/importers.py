@@ -37,7 +37,7 @@ import numpy as np
 from valuegraph.conversations import as_rows, completion_turns, conversation_goal, prompt_goal
 from valuegraph.conversations import split_steps as split_steps
 from valuegraph.episodes import Consistency, Episode, EpisodeError, Step
-from valuegraph.records import SUFFIXES, Located, iter_records
+from valuegraph.records import SUFFIXES, Located, counted, iter_records
 from valuegraph.trajectories import (
     Columns,
     Record,
@@ -69,7 +69,8 @@ def iter_located(
     source: Any, *, goal_column: str | None = None, outcome_column: str | None = None
 ) -> Iterator[tuple[str, Episode]]:
     """Yield (place, episode), row by row; step rows alone are gathered first, for they may be interleaved."""
-    source = _opened(source)
+    if folder := _minari_folder(source):
+        source = minari_dataset(folder)
     if hasattr(source, "iterate_episodes"):
         yield from minari_episodes(source)
         return
@@ -95,7 +96,9 @@ def describe(episodes: Sequence[Episode], source: Any) -> str:
     """What was understood of a source, or list of files: formats, counts, outcomes, goals, the first goal."""
     sources = source if isinstance(source, list | tuple) and all(map(_is_path, source)) else [source]
     observation = episodes[0].steps[0].observation
-    observed = "text" if isinstance(observation, str) else f"vectors of {len(observation)} numbers"
+    observed = (
+        "text" if isinstance(observation, str) else f"vectors of {counted(len(observation), 'numbers')}"
+    )
     outcomes = [e.outcome for e in episodes if e.outcome is not None]
     goals = [e.goal for e in episodes if e.goal is not None]
     total = f"{len(episodes):,}"
@@ -103,7 +106,8 @@ def describe(episodes: Sequence[Episode], source: Any) -> str:
     formats = dict.fromkeys(chain.from_iterable(map(_formats, sources)))
     lines = [
         f"{', '.join(names)}: {', '.join(formats)}",
-        f"  {total} episodes, {sum(len(e.steps) for e in episodes):,} steps, observations: {observed}",
+        f"  {counted(len(episodes), 'episodes')}, {counted(sum(len(e.steps) for e in episodes), 'steps')}, "
+        f"observations: {observed}",
         f"  outcomes: {len(outcomes):,} of {total}"
         + (f", mean {np.mean(outcomes):.3f}" if outcomes else "; if a column holds them, name it"),
         f"  goals: {len(goals):,} of {total}, {len(set(goals)):,} different",
@@ -249,15 +253,14 @@ def _is_path(source: Any) -> bool:
     return isinstance(source, str | os.PathLike)
 
 
-def _opened(source: Any) -> Any:
-    """The dataset that Minari saved in a folder; anything else as it is."""
-    if _is_path(source):
-        for folder in (Path(source), Path(source) / "data"):
-            notes = folder / "metadata.json"
-            noted = notes.is_file() and b"minari_version" in notes.read_bytes()
-            if noted or (folder / "main_data.hdf5").is_file():
-                return minari_dataset(folder)
-    return source
+def _minari_folder(source: Any) -> Path | None:
+    """Where Minari saved a dataset, if the source is such a folder or the one around it."""
+    for folder in (Path(source), Path(source) / "data") if _is_path(source) else ():
+        notes = folder / "metadata.json"
+        noted = notes.is_file() and b"minari_version" in notes.read_bytes()
+        if noted or (folder / "main_data.hdf5").is_file():
+            return folder
+    return None
 
 
 def _files(source: Any) -> list[Any]:
@@ -292,8 +295,7 @@ def _name(source: Any) -> str:
 
 
 def _formats(source: Any) -> Iterator[str]:
-    source = _opened(source)
-    if hasattr(source, "iterate_episodes"):
+    if _minari_folder(source) or hasattr(source, "iterate_episodes"):
         yield "Minari dataset"
         return
     for file in _files(source):

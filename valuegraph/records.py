@@ -32,6 +32,17 @@ class KnownEpisodeError(EpisodeError):
     """An episode that is already remembered: whoever sends it again need not."""
 
 
+def counted(number: int, things: str) -> str:
+    """A number in words.
+
+    >>> counted(1, "goals"), counted(1, "memories"), counted(1_000, "goals")
+    ('1 goal', '1 memory', '1,000 goals')
+    """
+    if number == 1:
+        things = f"{things[:-3]}y" if things.endswith("ies") else things.removesuffix("s")
+    return f"{number:,} {things}"
+
+
 def iter_records(path: PathLike) -> Iterator[Located]:
     """Yield (place, record) for each record of a file, row by row (a `.json` file is read whole).
 

@@ -37,8 +37,9 @@ def create_app(
     Requests that arrive together are scored in one call, with the scores they would have alone. Updates are
     answered when they are on disk, for a model bound to a folder (`durable` in the answer says so).
 
-    token: what clients send as `Authorization: Bearer ...`; without one, only requests that name a local
-        host are answered. name: of the model, in answers that have a place for it.
+    token: what clients send as `Authorization: Bearer ...`, but for `/healthz` and `/docs`, which are open;
+        without one, only requests that name a local host are answered.
+    name: of the model, in answers that have a place for it.
 
     Raises `ImportError` naming the extra where FastAPI is missing.
     """
