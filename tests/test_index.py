@@ -20,6 +20,8 @@ from valuegraph.index import (
     measure_recall,
     promote,
     sampled_recall,
+    search_beside,
+    search_both,
     tier_for,
 )
 from valuegraph.locks import ReadWriteLock
@@ -203,6 +205,43 @@ def test_lists_multiplied_as_a_whole_find_what_a_scan_finds(monkeypatch: pytest.
     np.testing.assert_allclose(whole.similarity, scan.similarity, atol=2e-6)
     assert (whole.ids == scan.ids).mean() > 0.999
     assert not np.isin(whole.ids, IDS[5:9]).any()
+
+
+@pytest.mark.parametrize("tier", ["exact", "flat", "flat_fp16", "ivf_fp16", "ivf_sq8"])
+@pytest.mark.parametrize("batch", [2, 500])
+def test_two_queries_in_one_visit_find_what_two_searches_find(tier: str, batch: int) -> None:
+    index = filled(tier)
+    index.remove(IDS[5:9])
+    queries = unit(clustered(8, batch))
+    more = 0.2 * unit(clustered(9, batch))
+    if tier == "ivf_fp16":
+        index._host.nprobe = index._host.nlist  # which lists are visited is not the question
+    for found, asked in zip(search_both(index, queries, more, 16), (queries + more, queries), strict=True):
+        expected = index.search(asked, 16)
+        np.testing.assert_allclose(found.similarity, expected.similarity, atol=2e-6)
+        assert (found.ids == expected.ids).mean() > 0.999
+        assert not np.isin(found.ids, IDS[5:9]).any()
+
+
+@pytest.mark.parametrize("batch", [1, 300])
+def test_a_part_of_a_vector_is_found_beside_the_whole(batch: int) -> None:
+    whole = filled("ivf_fp16")
+    half = np.array([OF_ID[i] for i in IDS[40 : 40 + batch].tolist()])
+    part = np.where(np.arange(DIM) < DIM // 4, half, 0.0).astype(np.float32)
+    own = (part * half).sum(
+        axis=1
+    ) - 2e-3  # of the vector that it is a part of, which lies where that is near
+    whole._host.nprobe = 1
+    alone = whole.search(part, 1).similarity[:, 0]
+    beside = search_beside(whole, part, half, 1).similarity[:, 0]
+    assert (beside >= np.maximum(alone, own)).all()
+    one = np.concatenate(
+        [search_beside(whole, part[i : i + 1], half[i : i + 1], 1).ids for i in range(batch)]
+    )
+    assert (one == search_beside(whole, part, half, 1).ids).mean() > 0.99
+    assert batch == 1 or (alone < own).any()  # control
+    ids = search_beside(whole, part, part, 16).ids  # named twice, visited once
+    assert all(len(set(row)) == len(row) for row in ids.tolist())
 
 
 @pytest.mark.parametrize("tier", ["flat", "flat_fp16", "ivf_fp16", "ivf_sq8", "ivf_pq"])

@@ -14,7 +14,7 @@ from valuegraph.vectors import perturbed
 __all__ = ["build", "empty"]
 
 _TUNED_RECALL = 0.98  # of 16 neighbours, on a sample, when the number of lists to visit is chosen
-_MIN_PROBES = 4  # for queries that lie between clusters
+_MIN_PROBES = 2  # for queries that lie between clusters
 _BLOCK = 4_096  # rows per matrix product
 
 
@@ -63,7 +63,7 @@ def _tune(host: Any, queries: NDArray[np.float32], k: int = 16) -> None:
         host.nprobe = probes
         if (host.search(queries, k)[0] >= threshold).mean() >= _TUNED_RECALL:
             return
-        probes *= 2
+        probes += probes // 2
     host.nprobe = host.nlist
 
 

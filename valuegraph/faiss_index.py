@@ -11,11 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from valuegraph.faiss_build import build, empty
 from valuegraph.faiss_gpu import MAX_NEIGHBOURS, GpuCopy, Host
 from valuegraph.faiss_search import (
+    Found,
     flat_rows,
     half_rows,
     list_search,
     load_faiss,
     product_search,
+    scan,
     wide,
     widened,
 )
@@ -32,6 +34,7 @@ from valuegraph.vectors import (
     check_new,
     check_queries,
     pack,
+    split_result,
     unpack,
 )
 
@@ -43,7 +46,7 @@ __all__ = ["FaissIndex"]
 _MAX_TOMBSTONES = 256  # a search asks for that many neighbours more, so there may not be many
 _OUTGROWN = 4.0  # an IVF is rebuilt when it holds that many times the vectors that it was made for
 # From so many queries on, matrix products by blocks beat FAISS's own scan, which is made for single queries.
-_VISITORS = 8  # queries per list from which lists are multiplied as a whole
+_VISITORS = 12  # queries per list from which lists are multiplied as a whole
 _PRODUCT_FROM: Final = {"flat": 3, "flat_fp16": 16, "ivf": 8}
 
 
@@ -182,29 +185,57 @@ class FaissIndex:
 
     # --- reading ---
 
-    def search(self, queries: ArrayLike, k: int) -> SearchResult:
-        """See `VectorIndex.search`."""
+    def search(self, queries: ArrayLike, k: int, beside: ArrayLike | None = None) -> SearchResult:
+        """See `VectorIndex.search`.
+
+        beside: (n, dim) what else is known of each query; the inverted lists nearest to it are visited too.
+        """
         wanted, k = check_queries(queries, self.dim), check_k(k)
+        hint = None if beside is None else check_queries(beside, self.dim, "beside")
         with self._lock.read:
-            more = k + len(self._tombstones)
             wanted = widened(wanted, self._host.d)
-            similarity, labels = self._nearest(wanted, more)
-            ids = self._ids.take(labels)
-            incomplete = bool(ids.size) and ids.min() < 0
-            if incomplete and not self._flat:
-                short = (ids >= 0).sum(axis=1) < min(k, len(self._labels))
-                if short.any():  # the lists visited hold too few: visit all
-                    everywhere = load_faiss().SearchParametersIVF(nprobe=self._host.nlist)
-                    similarity[short], labels[short] = self._host.search(
-                        wanted[short], more, params=everywhere
-                    )
-                    ids = self._ids.take(labels)
-        if incomplete:
-            absent = ids < 0
-            similarity[absent] = -np.inf
-            order = np.argsort(absent, axis=1, kind="stable")[:, :k]  # those present first, in order
-            similarity, ids = np.take_along_axis(similarity, order, 1), np.take_along_axis(ids, order, 1)
-        return SearchResult(similarity[:, :k], ids[:, :k])
+            if hint is not None and not self._flat and self._gpu is None:
+                lists = [self._lists(widened(part, self._host.d)) for part in (wanted, hint)]
+                found = self._visit(wanted, *_distinct(*lists), k + len(self._tombstones))
+            else:
+                found = self._nearest(wanted, k + len(self._tombstones))
+            return self._present(wanted, found, k)
+
+    def search_both(self, queries: ArrayLike, more: ArrayLike, k: int) -> tuple[SearchResult, SearchResult]:
+        """`search` of queries + more, and of the queries: (n, dim) each.
+
+        `more` is to be small beside the queries: where inverted lists are read as a whole, those nearest to
+        the queries serve both, and are read once.
+        """
+        base, extra, k = check_queries(queries, self.dim), check_queries(more, self.dim, "more"), check_k(k)
+        n = len(base)
+        with self._lock.read:
+            if self._by_lists(n):
+                parts = [widened(part, self._host.d) for part in (base, extra)]
+                nearest = self._lists(parts[0])[1]
+                if self._crowded(nearest, 2):
+                    alone, whole = list_search(self._host, parts, nearest, k + len(self._tombstones))
+                    return self._present(parts[0] + parts[1], whole, k), self._present(parts[0], alone, k)
+        return split_result(self.search(np.concatenate([base + extra, base]), k), n)
+
+    def _present(self, queries: NDArray[np.float32], found: Found, k: int) -> SearchResult:
+        """What was found, without tombstones; (n, host's width) queries that found too little look anew."""
+        similarity, labels = found
+        ids = self._ids.take(labels)
+        if not ids.size or ids.min() >= 0:
+            return SearchResult(similarity[:, :k], ids[:, :k])
+        if not self._flat:
+            short = (ids >= 0).sum(axis=1) < min(k, len(self._labels))
+            if short.any():  # the lists visited hold too few: visit all
+                everywhere = load_faiss().SearchParametersIVF(nprobe=self._host.nlist)
+                similarity[short], labels[short] = self._host.search(
+                    queries[short], labels.shape[1], params=everywhere
+                )
+                ids = self._ids.take(labels)
+        absent = ids < 0
+        similarity[absent] = -np.inf
+        order = np.argsort(absent, axis=1, kind="stable")[:, :k]  # those present first, in order
+        return SearchResult(np.take_along_axis(similarity, order, 1), np.take_along_axis(ids, order, 1))
 
     def search_tensor(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """`search` for CUDA tensors, without a detour through the host: (n, k) similarity and ids.
@@ -289,21 +320,37 @@ class FaissIndex:
         ready = self._flat and size >= TRAIN_FROM.get(target, size + 1)
         return target != self._tier or outgrown or ready
 
-    def _nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray, NDArray]:
-        """(n, k) similarities and labels, tombstones included; label -1 where there are fewer than k."""
+    def _nearest(self, queries: NDArray[np.float32], k: int) -> Found:
+        """The k nearest, tombstones included."""
         if self._gpu is not None and self._host.ntotal and k <= MAX_NEIGHBOURS:
             return self._gpu.search(self._for_gpu(), queries, k)
         if len(queries) < _PRODUCT_FROM[self._kept_as]:
             return self._host.search(queries, k)
         if self._flat:
             return product_search(self._rows, self._host.ntotal, queries, k)
-        lists = self._host.nlist
-        similarity, nearest = product_search(
-            lambda i, j: self._centroids[i:j], lists, queries, self._host.nprobe
-        )
-        if self._tier == "ivf_fp16" and nearest.size > _VISITORS * lists:
-            return list_search(self._host, queries, nearest, k)
-        return self._host.search_preassigned(queries, k, nearest, similarity)
+        return self._visit(queries, *self._lists(queries), k)
+
+    def _visit(
+        self, queries: NDArray[np.float32], similarity: NDArray[np.float32], lists: NDArray[np.int64], k: int
+    ) -> Found:
+        """The k nearest in (n, visits) lists, each of the similarity given."""
+        if self._by_lists(len(queries)) and self._crowded(lists):
+            return list_search(self._host, [queries], lists, k)[0]
+        return scan(self._host, queries, similarity, lists, k)
+
+    def _lists(self, queries: NDArray[np.float32]) -> Found:
+        """Similarities and numbers of the lists to visit."""
+        host = self._host
+        return product_search(lambda i, j: self._centroids[i:j], host.nlist, queries, host.nprobe)
+
+    def _by_lists(self, queries: int) -> bool:
+        """Whether so many queries may read lists as a whole."""
+        enough = self._gpu is None and queries >= _PRODUCT_FROM["ivf"]
+        return enough and not self._flat and self._tier == "ivf_fp16"
+
+    def _crowded(self, nearest: NDArray[np.int64], times: int = 1) -> bool:
+        """Whether the lists that are visited have visitors enough, each of whom asks so many times."""
+        return times * nearest.size > _VISITORS * len(np.unique(nearest))
 
     def _vectors(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
         if not len(labels):
@@ -326,3 +373,10 @@ class FaissIndex:
             flat=self._flat,
             half=self._kept_as != "flat",
         )
+
+
+def _distinct(first: Found, second: Found) -> Found:
+    """Lists side by side, and -1 instead of one that is named already."""
+    similarity = np.concatenate([first[0], second[0]], axis=1)
+    again = (second[1][:, :, None] == first[1][:, None, :]).any(axis=2)
+    return similarity, np.concatenate([first[1], np.where(again, -1, second[1])], axis=1)

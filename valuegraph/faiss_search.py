@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,13 @@ __all__ = [
     "list_search",
     "load_faiss",
     "product_search",
+    "scan",
     "wide",
     "widened",
 ]
+
+Found = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""(n, k) similarities, descending, and labels, -1 where there are fewer."""
 
 _LANES = 16  # numbers that a processor multiplies at once
 _FEW = 8  # neighbours that are found one after another
@@ -71,26 +75,55 @@ def product_search(
 
 
 def list_search(
-    host: Any, queries: NDArray[np.float32], nearest: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(n, k) similarities and labels in the given lists (n, probes) of a half-precision IVF.
+    host: Any, parts: Sequence[NDArray[np.float32]], nearest: NDArray[np.int64], k: int
+) -> list[Found]:
+    """Similarities and labels in the given lists (n, probes) of a half-precision IVF, for queries in parts,
+    (n, width) each: first for parts[0], then for parts[0] + parts[1], and so on.
 
     List by list instead of query by query: each is decoded once and multiplied with all queries that visit
     it, several times faster than FAISS's scan once a list has many visitors.
     """
     faiss, lists = load_faiss(), host.invlists
-    part = _asked(queries)
-    asked = np.ascontiguousarray(queries[:, part])
-    order = np.argsort(nearest, axis=None, kind="stable")
-    visited, first = np.unique(nearest.ravel()[order], return_index=True)
-    best = _Best(len(queries), k)
-    for which, rows in zip(visited.tolist(), np.split(order // nearest.shape[1], first[1:]), strict=True):
-        size = int(lists.list_size(which)) if which >= 0 else 0
+    columns = [_asked(part) for part in parts]
+    asked = [np.ascontiguousarray(part[:, some]) for part, some in zip(parts, columns, strict=True)]
+    best = [_Best(len(nearest), k) for _ in parts]
+    read = slice(min(some.start for some in columns), max(some.stop for some in columns))
+    columns = [slice(some.start - read.start, some.stop - read.start) for some in columns]
+    for which, rows in _visits(nearest):
+        size = int(lists.list_size(which))
         if size:
             codes = faiss.rev_swig_ptr(lists.get_codes(which), size * host.code_size)
-            decoded = single(codes.view(np.float16).reshape(size, -1)[:, part])
-            best.offer_to(rows, asked[rows] @ decoded.T, lists.get_ids(which))
-    return best.found()
+            decoded, labels = single(codes.view(np.float16).reshape(size, -1)[:, read]), lists.get_ids(which)
+            scores: Any = 0.0
+            for part, some, kept in zip(asked, columns, best, strict=True):
+                scores = scores + part[rows] @ decoded[:, some].T
+                kept.offer_to(rows, scores, labels)
+    return [kept.found() for kept in best]
+
+
+def scan(
+    host: Any,
+    queries: NDArray[np.float32],
+    similarity: NDArray[np.float32],
+    lists: NDArray[np.int64],
+    k: int,
+) -> Found:
+    """The same of one part, by FAISS, query by query; -1 is no list."""
+    faiss, (n, visits) = load_faiss(), lists.shape
+    found = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
+    asked, coarse, which = map(np.ascontiguousarray, (queries, similarity, lists))
+    given, taken = map(faiss.swig_ptr, (which, coarse)), map(faiss.swig_ptr, found)
+    effort = faiss.SearchParametersIVF(nprobe=visits)
+    host.search_preassigned_c(n, faiss.swig_ptr(asked), k, *given, *taken, False, effort)
+    return found
+
+
+def _visits(nearest: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each list that is visited, and who visits it."""
+    order = np.argsort(nearest, axis=None, kind="stable")
+    visited, first = np.unique(nearest.ravel()[order], return_index=True)
+    visitors = np.split(order // nearest.shape[1], first[1:])
+    return ((which, rows) for which, rows in zip(visited.tolist(), visitors, strict=True) if which >= 0)
 
 
 def _asked(queries: NDArray[np.float32]) -> slice:

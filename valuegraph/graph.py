@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from valuegraph.config import FitConfig
 from valuegraph.edges import EdgeTable, hebbian_events
 from valuegraph.growing import GrowingArray
-from valuegraph.index import VectorIndex, index_from_bytes, make_index
+from valuegraph.index import (
+    SearchResult,
+    VectorIndex,
+    index_from_bytes,
+    make_index,
+    search_beside,
+    search_both,
+)
 from valuegraph.propagation import (
     first_hit,
     max_product,
@@ -104,6 +111,14 @@ class _Goals:
     embeddings: list[Floats] = field(default_factory=list)
     tried: list[float] = field(default_factory=list)
     reached: list[float] = field(default_factory=list)
+    _stacked: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    @property
+    def table(self) -> Floats:
+        """(G, d) the embeddings."""
+        if len(self._stacked) < len(self.embeddings):
+            self._stacked = np.stack(self.embeddings)
+        return self._stacked
 
     def row(self, text: str | None, embedding: Floats) -> int:
         if text not in self.rows:
@@ -187,7 +202,21 @@ class ValueGraph:
         """The k nearest nodes and the product kernel exp((q . key - q . q) * rate) over the query's parts."""
         if not len(self):
             return Neighbours(np.full((len(queries), 1), -1), np.zeros((len(queries), 1)))
-        found = self.index.search(queries, min(k, len(self)))
+        return self._weighed(queries, self.index.search(queries, min(k, len(self))))
+
+    def neighbours_by_role(
+        self, z: Floats | None, steps: Floats, goals: Floats, k: int = _NEIGHBOURS
+    ) -> tuple[Neighbours, Neighbours]:
+        """`neighbours` at (z, phi, goal), and at (phi, goal) whatever the role; in one search."""
+        queries = self.keys(None, steps, goals)
+        if z is None or not len(self):
+            near = self.neighbours(queries, k)
+            return near, near
+        role = self.keys(z, None, None)
+        both = search_both(self.index, queries, role, min(k, len(self)))
+        return self._weighed(queries + role, both[0]), self._weighed(queries, both[1])
+
+    def _weighed(self, queries: Floats, found: SearchResult) -> Neighbours:
         full = np.square(queries, dtype=np.float64).sum(axis=1, keepdims=True)
         kernel = np.exp(np.minimum((found.similarity - full) * self._rate, 0.0))
         return Neighbours(found.ids, np.where(found.ids >= 0, kernel, 0.0))
@@ -206,11 +235,16 @@ class ValueGraph:
         values = self.values if column is None else column
         return (weight * values[near.nodes]).sum(axis=1) / (weight.sum(axis=1) + prior)
 
-    def step_similarity(self, steps: Floats) -> NDArray[np.float64]:
-        """(n,) cosine to the nearest remembered step, whatever it was done for; -1 in an empty memory."""
+    def step_similarity(self, steps: Floats, goals: Floats | None = None) -> NDArray[np.float64]:
+        """(n,) cosine to the nearest remembered step, whatever it was done for; -1 in an empty memory.
+
+        A large memory, which is not read whole, is also read where `goals` are near.
+        """
         if not len(self):
             return np.full(len(steps), -1.0)
-        found = self.index.search(self.keys(None, steps, None), 1)
+        wanted = self.keys(None, steps, None)
+        beside = wanted if goals is None else self.keys(None, steps, goals)
+        found = search_beside(self.index, wanted, beside, 1)
         return found.similarity[:, 0].astype(np.float64) / self._share[1]
 
     def step_embeddings(self, nodes: NDArray[np.int64]) -> Floats:
@@ -226,7 +260,7 @@ class ValueGraph:
         """(G,) similarity of a goal to every remembered one; two absent goals are equal."""
         if not self.goals.embeddings:
             return np.zeros(0)
-        table = np.stack(self.goals.embeddings)
+        table = self.goals.table
         if not goal.any():
             return np.where(table.any(axis=1), 0.0, 1.0)
         return np.asarray(table @ goal).astype(np.float64)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from valuegraph.faiss_index import FaissIndex
 from valuegraph.tiers import TIERS, device_of, tier_for
 from valuegraph.vectors import (
@@ -10,6 +13,7 @@ from valuegraph.vectors import (
     VectorIndex,
     measure_recall,
     sampled_recall,
+    split_result,
     unpack,
 )
 
@@ -24,6 +28,8 @@ __all__ = [
     "measure_recall",
     "promote",
     "sampled_recall",
+    "search_beside",
+    "search_both",
     "tier_for",
 ]
 
@@ -59,6 +65,24 @@ def promote(index: VectorIndex, tier: str = "auto") -> VectorIndex:
     new = make_index(index.dim, tier=tier, expected_size=len(ids))
     new.add(index.reconstruct(ids), ids)
     return new
+
+
+def search_both(
+    index: VectorIndex, queries: NDArray[np.float32], more: NDArray[np.float32], k: int
+) -> tuple[SearchResult, SearchResult]:
+    """`search` of queries + more, and of the queries; see `FaissIndex.search_both`."""
+    if isinstance(index, FaissIndex):
+        return index.search_both(queries, more, k)
+    return split_result(index.search(np.concatenate([queries + more, queries]), k), len(queries))
+
+
+def search_beside(
+    index: VectorIndex, queries: NDArray[np.float32], beside: NDArray[np.float32], k: int
+) -> SearchResult:
+    """`search` with something to go by, where the index can use it; see `FaissIndex.search`."""
+    if isinstance(index, FaissIndex):
+        return index.search(queries, k, beside)
+    return index.search(queries, k)
 
 
 def index_from_bytes(data: bytes | memoryview, *, device: str = "auto") -> VectorIndex:

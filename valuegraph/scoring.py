@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from valuegraph.alignment import match_strength, ordered_alignment
 from valuegraph.calibration import SATURATION, Calibration
 from valuegraph.context import Encoded, first_saying, learner_inputs
-from valuegraph.graph import Floats, Neighbours, ValueGraph
+from valuegraph.graph import Floats, ValueGraph
 from valuegraph.networks import InstrumentalNet, read_steps
 from valuegraph.threads import one_thread, side_by_side
 from valuegraph.utility import FLOOR, carried, combine, confidence, geometric_blend, hold, ramp
@@ -164,8 +164,8 @@ class Scorer:
         A step counts if it says something new in its rollout, is near something remembered, and is nearer to
         that than to the words of the goal. One that does not count is read but never raises the score.
         """
-        similarity = self.graph.step_similarity(encoded.steps)
         goals = encoded.goals[encoded.episode_of]
+        similarity = self.graph.step_similarity(encoded.steps, goals)
         echo = np.sum(encoded.steps * goals, axis=1) > similarity - _ECHO
         alien = similarity < self.calibration.support_floor
         first = first_saying(encoded)
@@ -264,8 +264,7 @@ class Scorer:
     def _read(self, z: Floats | None, steps: Floats, goals: Floats) -> _Reading:
         """Everything that the memory says of each step, in one search."""
         graph, n = self.graph, len(steps)
-        near = graph.neighbours(np.concatenate([graph.keys(z, steps, goals), graph.keys(None, steps, goals)]))
-        role, here = (Neighbours(near.nodes[i : i + n], near.kernel[i : i + n]) for i in (0, n))
+        role, here = graph.neighbours_by_role(z, steps, goals)
         ended, won = (graph.read(here, share) for share in (self._ended, self._won))
         # A memory of episodes that never say that they ended knows nothing about ends.
         well = won / (ended + 1e-3) if self._won.any() else np.ones(n)
@@ -288,10 +287,15 @@ class Scorer:
         """The best ordered alignment, for a goal that is known and for one that is new."""
         if not ways:
             return _Aligned(np.zeros(len(steps)), np.zeros(len(steps)), -1)
+        trust = ramp(likeness, 0.5, 0.9) * [way.sound for way in ways]
+        if len(self.graph) > _SMALL:  # a small memory can afford to look at what counts for nothing
+            told = np.flatnonzero((trust > 0.0) | (np.arange(len(ways)) == 0))  # the first: one must be named
+            ways, trust = [ways[i] for i in told.tolist()], trust[told]
         match, weights = self._matches(steps, ways)
-        trust = (ramp(likeness, 0.5, 0.9) * [way.sound for way in ways])[:, None]
-        loose = ordered_alignment(match_strength(match), weights, counted, prerequisites=False) * trust
-        strict = ordered_alignment(match_strength(match, similarity), weights, counted) * trust
+        loose = (
+            ordered_alignment(match_strength(match), weights, counted, prerequisites=False) * trust[:, None]
+        )
+        strict = ordered_alignment(match_strength(match, similarity), weights, counted) * trust[:, None]
         return _Aligned(strict.max(axis=0), loose.max(axis=0), ways[int(strict[:, -1].argmax())].path)
 
     def _matches(self, steps: Floats, ways: Sequence[Way]) -> tuple[Array, Array]:

@@ -30,6 +30,14 @@ class SearchResult(NamedTuple):
     """(n, k) ids of these vectors; -1 where the index holds fewer than k."""
 
 
+def split_result(found: SearchResult, queries: int) -> tuple[SearchResult, SearchResult]:
+    """What the first so many queries found, and the others."""
+    similarity, ids = found
+    return SearchResult(similarity[:queries], ids[:queries]), SearchResult(
+        similarity[queries:], ids[queries:]
+    )
+
+
 class VectorIndex(Protocol):
     """Vectors under ids of the caller's choice. Safe to search while another thread adds or removes: each
     search sees the index before or after a whole batch. Bad arguments raise ValueError and change nothing.
