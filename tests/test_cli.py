@@ -435,3 +435,95 @@ def test_scores_that_cannot_be_written(vectors, tmp_path, capsys):
         capsys, "score", vectors / "rm", vectors / "train.jsonl", "--out", tmp_path / "no" / "s.jsonl"
     )
     assert "cannot be written" in error
+
+
+# ------------------------------------------------------------- what else goes wrong at a desk
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("serve", "rm", "--port", "80000"), "--port: must be in [0, 65535], got 80000"),
+        (("serve", "rm", "--port", "http"), "--port: must be a whole number, not 'http'"),
+        (("consolidate", "rm", "--nodes", "0"), "--nodes: must be at least 1, got 0"),
+        (("recall", "rm", "here", "--steps", "-3"), "--steps: must be at least 1, got -3"),
+    ],
+)
+def test_numbers_out_of_range(args, message, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(list(args))
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_errors_of_the_system_name_the_file_first(vectors, capsys):
+    train = vectors / "train.jsonl"
+    absent = vectors / "absent.yaml"
+    error = refused(capsys, "fit", train, "--out", vectors / "no", "--config", absent)
+    assert error == f"valuegraph: error: {absent}: No such file or directory\n"
+    assert f"{train}: is a file, not a model folder" in refused(capsys, "score", train, train)
+    # Where JSON ends badly, the line is that of the file.
+    (vectors / "bad.jsonl").write_text(json.dumps(GOOD) + "\n{x")
+    assert "line 2: not valid JSON" in refused(capsys, "score", vectors / "rm", vectors / "bad.jsonl")
+    assert "line 1 " not in refused(capsys, "score", vectors / "rm", vectors / "bad.jsonl")
+
+
+def test_where_a_model_cannot_be_saved_nothing_is_learned(vectors, tmp_path, monkeypatch, capsys):
+    train = vectors / "train.jsonl"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    assert "name a folder that is new, or empty" in refused(capsys, "fit", train, "--out", tmp_path / "full")
+    below = train / "rm"
+    assert f"{train} is not a folder that may be written in" in refused(capsys, "fit", train, "--out", below)
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path != tmp_path
+    )  # whoever is root may write anywhere
+    error = refused(capsys, "fit", train, "--out", tmp_path / "deep" / "rm")
+    assert f"{tmp_path / 'deep' / 'rm'}: cannot be written: {tmp_path} is not a folder" in error
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_save_that_did_not_get_through_is_no_obstacle(vectors, tmp_path, monkeypatch, capsys):
+    from valuegraph.persistence import FolderWriter
+
+    args = ["fit", vectors / "train.jsonl", "--out", tmp_path / "rm", "--config", vectors / "quick.yaml"]
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderWriter, "snapshot", full)
+        assert main(list(map(str, args))) == 2
+    assert [file.name for file in (tmp_path / "rm").iterdir()] == ["updates.wal"]
+    assert main(list(map(str, args))) == 0
+    assert main(["inspect", str(tmp_path / "rm"), "--verify"]) == 0
+
+
+def test_scores_that_cannot_be_written_name_their_file(vectors, tmp_path, monkeypatch, capsys):
+    real = Path.open
+
+    def read_only(self, mode="r", *args, **options):
+        if "x" in mode:
+            raise OSError(30, "Read-only file system", str(self))
+        return real(self, mode, *args, **options)
+
+    def refuse(self, **options):
+        raise OSError(30, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "open", read_only)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    out = tmp_path / "scores.jsonl"
+    error = refused(capsys, "score", vectors / "rm", vectors / "train.jsonl", "--out", out)
+    assert error == f"valuegraph: error: {out}: cannot be written: Read-only file system\n"
+
+
+def test_without_one_success_a_fit_says_so(tmp_path, capsys):
+    for name, outcome in (("lost", 0.0), ("won", 1.0)):
+        steps = (Step((0.0, 1.0)), Step((1.0, 0.0)))
+        write_episodes(
+            [Episode(str(i), steps, outcome=outcome) for i in range(4)], tmp_path / f"{name}.jsonl"
+        )
+        (tmp_path / "quick.yaml").write_text("epochs: 1\n")
+        args = ["fit", tmp_path / f"{name}.jsonl", "--out", tmp_path / name]
+        assert main([*map(str, args), "--config", str(tmp_path / "quick.yaml")]) == 0
+        assert ("no successful way" in capsys.readouterr().err) == (name == "lost")

@@ -194,7 +194,7 @@ def test_no_such_folder_or_not_a_model(tmp_path):
     file.touch()
     for path, message in (
         (tmp_path / "none", "no such folder"),
-        (file, "no such folder"),
+        (file, "is a file, not a model folder"),
         (tmp_path, "not a model"),
     ):
         with pytest.raises(ModelFolderError, match=message) as caught:

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -695,3 +697,43 @@ def test_a_refused_update_leaves_the_folder_as_it_was(world: World, copied: Rewa
     copied.close()
     payload = json.dumps([good.to_dict()]).encode()
     assert any(payload in content for content in files().values())
+
+
+# --- what is no episode ---
+
+
+@pytest.mark.parametrize(
+    ("handed_over", "message"),
+    [
+        ("runs.jsonl", r"a path, not episodes; `read_episodes\('runs.jsonl'\)`"),
+        (Path("runs.jsonl"), r"a path, not episodes; `read_episodes\('runs.jsonl'\)`"),
+        (None, "must be a list of Episode, not None"),
+        (Episode("a", (Step((0.0, 1.0)),)), "must be a list of Episode, not Episode"),
+        ([{"episode_id": "a"}], r"\[0\]: must be an Episode, not {.*`Episode.from_dict`"),
+        (["a"], r"\[0\]: must be an Episode, not 'a'"),
+    ],
+)
+def test_what_is_no_list_of_episodes_is_named(handed_over: Any, message: str) -> None:
+    model = RewardModel.create(ArrayEncoder(2, features=8), QUICK)
+    for name, use in (("episodes", RewardModel.fit), ("rollouts", model.score), ("episodes", model.update)):
+        with pytest.raises(EpisodeError, match=name + r".*" + message):
+            use(handed_over)
+    with pytest.raises(EpisodeError, match="rollout"):
+        model.explain(handed_over if handed_over is not None and not isinstance(handed_over, Episode) else [])
+
+
+def test_wrong_parts_and_questions_are_named() -> None:
+    model = RewardModel.create(ArrayEncoder(2, features=8), QUICK)
+    with pytest.raises(TypeError, match=r"encoder: must be an encoder, such as TextEncoder\('mini'\)"):
+        RewardModel.create("mini")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="config: must be a FitConfig"):
+        RewardModel.fit([], config={"epochs": 1})  # type: ignore[arg-type]
+    for ask in (model.potential, model.novelty):
+        with pytest.raises(EpisodeError, match="observations: must be a list of them"):
+            ask("a hall")  # whose letters are no observations
+        with pytest.raises(EpisodeError, match="goal: must be text or null, not 3"):
+            ask([(0.0, 1.0)], 3)  # type: ignore[arg-type]
+    with pytest.raises(EpisodeError, match="goal: must be text or null, not 3"):
+        model.recall((0.0, 1.0), 3)  # type: ignore[arg-type]
+    with pytest.raises(EpisodeError, match="steps: must be a list of Step, not Step"):
+        Episode("a", Step("x"))  # type: ignore[arg-type]

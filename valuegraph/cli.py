@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -44,8 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         if args.debug:
             raise
-        print(f"valuegraph: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"valuegraph: error: {' '.join(_reason(error).split())}", file=sys.stderr)
         return 2
+
+
+def _reason(error: Exception) -> str:
+    """Of an error of the system its file and what is wrong with it, without the number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def fit(args: argparse.Namespace) -> None:
@@ -76,6 +83,8 @@ def fit(args: argparse.Namespace) -> None:
         f"{counted(sizes['paths'], 'successful ways')} to {counted(sizes['goals'], 'goals')}"
     )
     print(f"saved to {args.out} after {time.perf_counter() - started:.0f} s")
+    if not sizes["paths"]:
+        _note("no successful way is remembered, so that scores will say little")
 
 
 def score(args: argparse.Namespace) -> None:
@@ -255,14 +264,16 @@ def _parser() -> argparse.ArgumentParser:
 
     of = command(consolidate)
     model_folder(of)
-    of.add_argument("--nodes", metavar="N", type=int, help="keep at most so many; without it, forget none")
+    of.add_argument(
+        "--nodes", metavar="N", type=_whole(1), help="keep at most so many; without it, forget none"
+    )
 
     of = command(recall)
     model_folder(of)
     of.add_argument("observation", metavar="OBSERVATION", help="text, or a JSON list of numbers")
     of.add_argument("--goal", metavar="G")
     of.add_argument("--action", metavar="A", help="the action that led to the observation")
-    of.add_argument("--steps", metavar="N", type=int, default=32, help="at most so many (%(default)s)")
+    of.add_argument("--steps", metavar="N", type=_whole(1), default=32, help="at most so many (%(default)s)")
 
     of = command(serve)
     model_folder(of)
@@ -271,12 +282,27 @@ def _parser() -> argparse.ArgumentParser:
         default="127.0.0.1",
         help="address to listen on (%(default)s); any but a loopback one needs a token in VALUEGRAPH_TOKEN",
     )
-    of.add_argument("--port", type=int, default=8000, help="(%(default)s)")
+    of.add_argument("--port", type=_whole(0, 65_535), default=8000, help="(%(default)s; 0: any free one)")
 
     of = command(demo)
     of.add_argument("--out", metavar="DIR", type=Path, default=Path("valuegraph-demo"), help="(%(default)s)")
     settings(of)
     return parser
+
+
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Reads an option that is a whole number, no less than low and no more than high."""
+
+    def read(text: str) -> int:
+        if not text.removeprefix("-").isdecimal():
+            raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}")
+        number = int(text)
+        if number < low or (high is not None and number > high):
+            wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
+            raise argparse.ArgumentTypeError(f"must be {wanted}, got {number}")
+        return number
+
+    return read
 
 
 def _version() -> str:
@@ -300,13 +326,20 @@ def _config(args: argparse.Namespace) -> FitConfig:
 
 def _check_target(out: Path) -> None:
     """Raise, before anything is learned, if there is something else than a model where one is to be saved."""
-    from valuegraph.durable import ModelFolderError
-    from valuegraph.manifest import read_manifest
+    from valuegraph.durable import LOCK, ModelFolderError
+    from valuegraph.manifest import LOG, read_manifest
 
-    if out.is_dir() and any(out.iterdir()):
-        read_manifest(out)
+    # A log by itself is what a first save leaves that did not get through.
+    if out.is_dir() and any(file.name not in (LOG, LOCK) for file in out.iterdir()):
+        try:
+            read_manifest(out)
+        except ModelFolderError as error:
+            raise ModelFolderError(f"{error}; name a folder that is new, or empty") from error
     elif out.exists() and not out.is_dir():
         raise ModelFolderError(f"{out}: is a file; a model is saved in a folder")
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ModelFolderError(f"{out}: cannot be written: {there} is not a folder that may be written in")
 
 
 def _lines(scores: Scores) -> Iterator[dict[str, Any]]:

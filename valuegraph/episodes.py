@@ -15,6 +15,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -196,6 +197,25 @@ def write_episodes(episodes: Iterable[Episode], path: PathLike) -> None:
             out.close()
 
 
+def as_episodes(episodes: Any, name: str = "episodes") -> list[Episode]:
+    """A list of what was handed over as episodes; raises `EpisodeError` where it is something else."""
+    if isinstance(episodes, str | os.PathLike):
+        raise EpisodeError(f"{name}: a path, not episodes; `read_episodes({str(episodes)!r})` reads them")
+    if isinstance(episodes, Episode | Mapping) or not isinstance(episodes, Iterable):
+        raise EpisodeError(f"{name}: must be a list of Episode, not {_show(episodes)}")
+    listed = list(episodes)
+    for i, episode in enumerate(listed):
+        if not isinstance(episode, Episode):
+            hint = "; `Episode.from_dict` makes one" if isinstance(episode, Mapping) else ""
+            raise EpisodeError(f"{name}[{i}]: must be an Episode, not {_show(episode)}{hint}")
+    return listed
+
+
+def check_goal(goal: str | None) -> None:
+    """Raise `EpisodeError` unless it is text, or None."""
+    _optional_text("goal", goal)
+
+
 def check_episodes(episodes: Iterable[Episode], source: str = "episodes") -> None:
     """Raise `EpisodeError` unless ids are unique and observations all text, or all vectors of one width."""
     check = Consistency()
@@ -260,6 +280,8 @@ def _step_from_dict(raw: Any, index: int) -> Step:
 
 
 def _steps(steps: Sequence[Step]) -> tuple[Step, ...]:
+    if isinstance(steps, str | Mapping) or not isinstance(steps, Iterable):
+        raise EpisodeError(f"steps: must be a list of Step, not {_show(steps)}")
     steps = tuple(steps)
     if not steps:
         raise EpisodeError("steps: empty; an episode has at least one step")

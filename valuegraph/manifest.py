@@ -90,7 +90,8 @@ def read_manifest(folder: Path) -> Manifest:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         if not folder.is_dir():
-            raise ModelFolderError(f"{folder}: there is no such folder") from error
+            problem = "is a file, not a model folder" if folder.exists() else "there is no such folder"
+            raise ModelFolderError(f"{folder}: {problem}") from error
         config = None
         with suppress(OSError, ValueError):
             config = json.loads((folder / CONFIG).read_bytes())

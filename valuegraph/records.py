@@ -13,7 +13,7 @@ import os
 import secrets
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -84,7 +84,8 @@ def replacing(path: PathLike) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise EpisodeError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing may be written, nothing can be there to remove
+            draft.unlink(missing_ok=True)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -109,6 +110,9 @@ def _json_items(path: Path) -> Iterator[Located]:
 def _parse(data: bytes, place: str) -> Any:
     try:
         return json.loads(data.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise EpisodeError(f"{place}: not valid JSON: {error.msg}, at {at}") from None
     except (ValueError, RecursionError) as error:
         raise EpisodeError(f"{place}: not valid JSON: {error}") from None
 
@@ -131,7 +135,8 @@ def _csv_rows(path: Path) -> Iterator[Located]:
                 place = f"{path}, line {rows.line_num}"
                 if row and len(row) != len(header):
                     raise EpisodeError(
-                        f"{place}: {len(row)} cells, but the header names {len(header)} columns"
+                        f"{place}: {counted(len(row), 'cells')}, but the header names "
+                        f"{counted(len(header), 'columns')}"
                     )
                 if row:
                     yield place, {name: _cell(name, text) for name, text in zip(header, row, strict=True)}

@@ -18,7 +18,7 @@ from valuegraph.config import FitConfig
 from valuegraph.consolidation import Consolidation, consolidated
 from valuegraph.context import encode_episodes
 from valuegraph.encoders import Encoder, TextEncoder, encoder_for, encoder_from_config
-from valuegraph.episodes import Episode, EpisodeError, Step, check_episodes
+from valuegraph.episodes import Episode, EpisodeError, Step, as_episodes, check_episodes, check_goal
 from valuegraph.explain import Explanation, Recall, explain_rollout, recall_way
 from valuegraph.fitting import fit_memory, visits_of
 from valuegraph.graph import ValueGraph
@@ -98,7 +98,8 @@ class RewardModel:
         `net` is a learner trained elsewhere, with the same encoder and config; none is trained here then.
         Raises `EpisodeError` for episodes that cannot be used, naming them.
         """
-        episodes = list(episodes)
+        episodes = as_episodes(episodes)
+        _check_parts(encoder, config)
         encoder, config = encoder_for(episodes, encoder), config or FitConfig()
         fitted = fit_memory(episodes, encoder, config, progress, net)
         model = cls(encoder, config, fitted.graph, fitted.net, fitted.calibration)
@@ -108,6 +109,7 @@ class RewardModel:
     @classmethod
     def create(cls, encoder: Encoder | None = None, config: FitConfig | None = None) -> RewardModel:
         """An empty memory, to be grown by `update` from an agent's own episodes; nothing is trained."""
+        _check_parts(encoder, config)
         encoder, config = encoder or TextEncoder(), config or FitConfig()
         graph = ValueGraph(encoder.dim, 0, config)
         return cls(encoder, config, graph, None, Calibration(saturation=1.0))
@@ -122,7 +124,7 @@ class RewardModel:
 
         `ongoing` rollouts are not over: U_t is then, up to the last step, what it will be in the whole.
         """
-        rollouts = list(rollouts)
+        rollouts = as_episodes(rollouts, "rollouts")
         if not rollouts:
             raise EpisodeError("there is no rollout to score")
         encoded = encode_episodes(rollouts, self.encoder, self.config.evidence)
@@ -138,7 +140,7 @@ class RewardModel:
         For a model bound to a folder the update is durable when this returns, and if this raises, neither
         memory nor folder has changed. Raises `KnownEpisodeError` for an episode that is already remembered.
         """
-        episodes = list(episodes)
+        episodes = as_episodes(episodes)
         check_episodes(episodes)
         if not episodes:
             raise EpisodeError("there is no episode to update with")
@@ -202,7 +204,7 @@ class RewardModel:
 
     def explain(self, rollout: Episode) -> Explanation:
         """Why a rollout scores what it scores, in English and in numbers that add up to the score."""
-        encoded = encode_episodes([rollout], self.encoder, self.config.evidence)
+        encoded = encode_episodes(as_episodes([rollout], "rollout"), self.encoder, self.config.evidence)
         with self._lock.read:
             return explain_rollout(rollout, encoded, self._scorer)
 
@@ -210,6 +212,7 @@ class RewardModel:
         self, observation: Observation, goal: str | None = None, *, action: str | None = None, steps: int = 32
     ) -> Recall:
         """The remembered way from here to the goal, by iterative retrieval; at most `steps` memories."""
+        check_goal(goal)
         phi = self.encoder.encode_steps([Step(observation, action)], self.config.evidence)
         target = self.encoder.encode_goals([goal])
         with self._lock.read:
@@ -233,6 +236,9 @@ class RewardModel:
             return 1.0 / np.sqrt(1.0 + self._graph.visits_near(queries))
 
     def _queries(self, observations: Sequence[Observation], goal: str | None) -> NDArray[np.float32]:
+        check_goal(goal)
+        if isinstance(observations, str):  # else each of its letters would be one
+            raise EpisodeError("observations: must be a list of them; put one in brackets")
         phi = self.encoder.encode_steps([Step(observation) for observation in observations], "observation")
         goals = np.repeat(self.encoder.encode_goals([goal]), len(phi), axis=0)
         return self._graph.keys(None, phi, goals)
@@ -405,3 +411,11 @@ class RewardModel:
             "encoder": self.encoder.id,
             "learner": self._net is not None,
         }
+
+
+def _check_parts(encoder: Any, config: Any) -> None:
+    """Raise `TypeError` where a name was passed for an encoder, or a dict for its settings."""
+    if encoder is not None and not hasattr(encoder, "encode_steps"):
+        raise TypeError(f"encoder: must be an encoder, such as TextEncoder({encoder!r}), not {encoder!r}")
+    if config is not None and not isinstance(config, FitConfig):
+        raise TypeError(f"config: must be a FitConfig (see FitConfig.from_dict, from_file), not {config!r}")
