@@ -20,7 +20,7 @@ FLOORS = (
     "model_weights text_models embedding_cache array_encoder encoders "
     "locks growing vectors faiss_gpu tiers faiss_search faiss_build faiss_index index "
     "adjacency edges propagation ray_workers sharded_index block_propagation",
-    "context graph networks utility calibration",
+    "context paths placing graph networks utility calibration",
     "consolidation learner scoring fitting explain",
     "persistence hub",
     "reward_model ray_fit monitor",

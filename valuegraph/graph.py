@@ -7,9 +7,8 @@ successful episodes are kept as paths of nodes.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +25,8 @@ from valuegraph.index import (
     search_beside,
     search_both,
 )
+from valuegraph.paths import Goals, Path, Paths
+from valuegraph.placing import Memory, Placing, Visit, groups, newest
 from valuegraph.propagation import (
     first_hit,
     max_product,
@@ -45,21 +46,11 @@ _NEIGHBOURS = 32
 _NEARLY = 0.99
 _WORTH = 0.1
 _EQUAL = 1.0 - 1e-5  # keys that are one but for rounding
-_TOGETHER = 1024  # steps that are looked up in one search when they are written
 _TOLERANCE = 1e-6  # residual of the values: none is further than it / (1 - gamma) from the exact one
 _FADED = 1e-3  # weight below which an edge is forgotten
 _MANY = 4  # a change of more than one node in so many calls for a sweep over all of them
 _COLUMNS = ("visits", "credit", "episodes", "successes", "won", "ended")
 _LEDGER = (*_COLUMNS, "gone", "gone_worth")  # and the weight of ways to what was forgotten, and its worth
-
-
-class Memory(NamedTuple):
-    """What one step leaves behind."""
-
-    key: Floats
-    """(K,) row of `ValueGraph.keys`."""
-    text: str
-    """What the step said, in words."""
 
 
 class Neighbours(NamedTuple):
@@ -74,60 +65,6 @@ class Neighbours(NamedTuple):
     def support(self) -> NDArray[np.float64]:
         """(n,) in [0, 1]: kernel mass, 1 on a memory and 0 far from all."""
         return np.minimum(self.kernel.sum(axis=1), 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """The way one successful episode went."""
-
-    goal: int
-    """Row in the table of goals."""
-    nodes: tuple[int, ...]
-    outcome: float
-    count: int = 1
-    """How many episodes went exactly this way."""
-
-
-class Visit(NamedTuple):
-    """One episode as it is written: rows of keys, credit and what is known of its end."""
-
-    goal: Floats
-    """(d,) goal embedding, zero if there is none."""
-    goal_text: str | None
-    memories: Sequence[Memory]
-    credit: NDArray[np.float64]
-    """(T,) credit targets y."""
-    outcome: float
-    terminated: bool
-    """False where the episode was cut off: its last node is then no end of anything."""
-
-
-@dataclass(slots=True)
-class _Goals:
-    """Distinct goals, their embeddings and how often they were reached."""
-
-    texts: list[str | None] = field(default_factory=list)
-    rows: dict[str | None, int] = field(default_factory=dict)
-    embeddings: list[Floats] = field(default_factory=list)
-    tried: list[float] = field(default_factory=list)
-    reached: list[float] = field(default_factory=list)
-    _stacked: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-
-    @property
-    def table(self) -> Floats:
-        """(G, d) the embeddings."""
-        if len(self._stacked) < len(self.embeddings):
-            self._stacked = np.stack(self.embeddings)
-        return self._stacked
-
-    def row(self, text: str | None, embedding: Floats) -> int:
-        if text not in self.rows:
-            self.rows[text] = len(self.texts)
-            self.texts.append(text)
-            self.embeddings.append(np.asarray(embedding, np.float32))
-            self.tried.append(0.0)
-            self.reached.append(0.0)
-        return self.rows[text]
 
 
 class ValueGraph:
@@ -148,8 +85,7 @@ class ValueGraph:
         self.index = index or make_index(self.width, device=self.config.device)
         self.edges = EdgeTable()
         self.texts: list[str] = []
-        self.goals = _Goals()
-        self.paths: list[Path] = []
+        self.goals, self._paths = Goals(), Paths()
         self.episodes = 0
         self._goal_of = GrowingArray(np.zeros(0, np.int64))
         self._values = GrowingArray(np.zeros(0))
@@ -158,11 +94,19 @@ class ValueGraph:
         self._columns = {name: GrowingArray(np.zeros(0)) for name in _LEDGER}
         self.rested = np.zeros(0, np.float32)
         """(E',) weights of the edges when the graph was last consolidated."""
-        self._ways: dict[tuple[int, tuple[int, ...]], int] = {}
-        self._ways_to: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The remembered ways; their places in this list are their numbers."""
+        return self._paths.rows
+
+    @property
+    def paths_to(self) -> Mapping[int, Sequence[int]]:
+        """Numbers of the paths to each goal."""
+        return self._paths.to
 
     @property
     def values(self) -> NDArray[np.float64]:
@@ -231,9 +175,19 @@ class ValueGraph:
         """
         if not len(self):
             return np.zeros(len(near.nodes))
-        weight = near.kernel * self.column("visits")[near.nodes]
         values = self.values if column is None else column
-        return (weight * values[near.nodes]).sum(axis=1) / (weight.sum(axis=1) + prior)
+        return self._mean(near, values[near.nodes], prior)
+
+    def rate(self, near: Neighbours, name: str, prior: float = 1e-3) -> NDArray[np.float64]:
+        """(n,) kernel read of how often a visit was what a column counts."""
+        if not len(self):
+            return np.zeros(len(near.nodes))
+        visits = np.maximum(self.column("visits")[near.nodes], 1.0)
+        return self._mean(near, self.column(name)[near.nodes] / visits, prior)
+
+    def _mean(self, near: Neighbours, values: NDArray[np.float64], prior: float) -> NDArray[np.float64]:
+        weight = near.kernel * self.column("visits")[near.nodes]
+        return (weight * values).sum(axis=1) / (weight.sum(axis=1) + prior)
 
     def step_similarity(self, steps: Floats, goals: Floats | None = None) -> NDArray[np.float64]:
         """(n,) cosine to the nearest remembered step, whatever it was done for; -1 in an empty memory.
@@ -258,25 +212,19 @@ class ValueGraph:
 
     def goal_similarity(self, goal: Floats) -> NDArray[np.float64]:
         """(G,) similarity of a goal to every remembered one; two absent goals are equal."""
-        if not self.goals.embeddings:
-            return np.zeros(0)
-        table = self.goals.table
-        if not goal.any():
-            return np.where(table.any(axis=1), 0.0, 1.0)
-        return np.asarray(table @ goal).astype(np.float64)
+        return self.goals.similarity(goal)
 
     def write(self, visits: Sequence[Visit]) -> None:
         """Store episodes, link their steps by Hebb's rule, and send credit backwards through the graph."""
         start, touched = len(self), []
-        for group in _groups(visits):
+        for group in groups(visits):
             touched += self._write(group)
         self._repair(np.unique(np.concatenate(touched)), start)
 
     def _write(self, visits: Sequence[Visit]) -> list[NDArray[np.int64]]:
         """Store some episodes; returns the nodes that each of them visited."""
-        placed = _Placed(
-            self, np.concatenate([[memory.key for memory in visit.memories] for visit in visits])
-        )
+        keys = np.concatenate([[memory.key for memory in visit.memories] for visit in visits])
+        placed = Placing(self.index, keys)
         routes = []
         for visit in visits:
             goal = self.goals.row(visit.goal_text, visit.goal)
@@ -306,10 +254,10 @@ class ValueGraph:
         self.goals.reached[goal] += visit.outcome
         self.episodes += 1
         if visit.outcome > 0.5:
-            self._remember(goal, tuple(nodes.tolist()), visit.outcome)
+            self._paths.remember(Path(goal, tuple(nodes.tolist()), visit.outcome), config.paths_per_goal)
 
     def _place(
-        self, placed: _Placed, visit: Visit, goal: int
+        self, placed: Placing, visit: Visit, goal: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The node of each step. Stored is what is novel, or near a memory but worth something else."""
         keys, similarity, nearest = placed.next(len(visit.memories))
@@ -319,14 +267,8 @@ class ValueGraph:
         worth = (np.abs(visit.credit - predicted) > _WORTH) | (self.config.merge == 1.0)
         stored = (similarity < self._same) & ((similarity < _NEARLY) | worth)
         nodes[~stored] = nearest[~stored]
-        fresh: list[int] = []
-        for t in np.flatnonzero(stored).tolist():
-            likeness = keys[fresh] @ keys[t] if fresh else np.zeros(0)
-            if len(likeness) and likeness.max() >= self._same:
-                nodes[t] = nodes[fresh[int(likeness.argmax())]]
-                continue
-            nodes[t] = len(self) + len(fresh)
-            fresh.append(t)
+        fresh, place = newest(keys, np.flatnonzero(stored), self._same)
+        nodes[stored] = len(self) + place
         if fresh:
             placed.add(keys[fresh])
             self.edges.grow(len(self) + len(fresh))
@@ -369,15 +311,7 @@ class ValueGraph:
         for path in self.paths:
             nodes = place[np.array(path.nodes)]
             if (nodes >= 0).any():
-                way = (path.goal, tuple(nodes[nodes >= 0].tolist()))
-                if way in copy._ways:
-                    old = copy.paths[copy._ways[way]]
-                    outcome, count = max(old.outcome, path.outcome), old.count + path.count
-                    copy.paths[copy._ways[way]] = Path(*way, outcome, count)
-                    continue
-                copy._ways[way] = len(copy.paths)
-                copy._ways_to[path.goal] += 1
-                copy.paths.append(Path(*way, path.outcome, path.count))
+                copy._paths.remember(replace(path, nodes=tuple(nodes[nodes >= 0].tolist())))
         copy.replay()
         return copy
 
@@ -387,16 +321,6 @@ class ValueGraph:
         paths = sorted(self.paths, key=lambda path: -path.outcome * path.count)
         order = [node for path in paths for node in reversed(path.nodes)] + list(range(len(self)))[::-1]
         self._repair(np.array(list(dict.fromkeys(order)), np.int64), len(self), thorough=False)
-
-    def _remember(self, goal: int, nodes: tuple[int, ...], outcome: float) -> None:
-        way = (goal, nodes)
-        if way in self._ways:
-            old = self.paths[self._ways[way]]
-            self.paths[self._ways[way]] = Path(goal, nodes, max(old.outcome, outcome), old.count + 1)
-        elif self._ways_to[goal] < self.config.paths_per_goal:
-            self._ways[way] = len(self.paths)
-            self._ways_to[goal] += 1
-            self.paths.append(Path(goal, nodes, outcome))
 
     def propagate(self) -> None:
         """Values of all nodes, from nothing: h = r + gamma P h, the discounted chance of a good end, or the
@@ -497,7 +421,7 @@ class ValueGraph:
 
     def state(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         """Arrays and documents that `from_state` takes, beside the index."""
-        edges, paths = self.edges.edges(), self.paths
+        edges = self.edges.edges()
         arrays: dict[str, NDArray] = {
             "stats": np.stack([self.column(name) for name in _LEDGER], axis=1),
             "rested": self.rested,
@@ -507,16 +431,8 @@ class ValueGraph:
             "edge_tails": edges.tails,
             "edge_heads": edges.heads,
             "edge_weights": edges.amounts,
-            "goals": np.stack(self.goals.embeddings)
-            if self.goals.texts
-            else np.zeros((0, self.dim), np.float32),
-            "goals_tried": np.array(self.goals.tried),
-            "goals_reached": np.array(self.goals.reached),
-            "path_nodes": np.array([node for path in paths for node in path.nodes], np.int64),
-            "path_lengths": np.array([len(path.nodes) for path in paths], np.int64),
-            "path_goals": np.array([path.goal for path in paths], np.int64),
-            "path_outcomes": np.array([path.outcome for path in paths], np.float64),
-            "path_counts": np.array([path.count for path in paths], np.int64),
+            **self.goals.arrays(self.dim),
+            **self._paths.arrays(),
             "episodes": np.array([self.episodes]),
         }
         return arrays, {"texts": list(self.texts), "goals": list(self.goals.texts)}
@@ -546,71 +462,8 @@ class ValueGraph:
         graph.edges = EdgeTable.from_edges(
             arrays["edge_tails"], arrays["edge_heads"], arrays["edge_weights"], len(graph.texts)
         )
-        for text, embedding in zip(documents["goals"], arrays["goals"], strict=True):
-            graph.goals.row(text, embedding)
-        graph.goals.tried, graph.goals.reached = (
-            arrays["goals_tried"].tolist(),
-            arrays["goals_reached"].tolist(),
-        )
-        ends = np.cumsum(arrays["path_lengths"])
-        for i, (end, length) in enumerate(zip(ends, arrays["path_lengths"], strict=True)):
-            nodes = tuple(arrays["path_nodes"][end - length : end].tolist())
-            goal = int(arrays["path_goals"][i])
-            graph._ways[goal, nodes] = i
-            graph._ways_to[goal] += 1
-            graph.paths.append(
-                Path(goal, nodes, float(arrays["path_outcomes"][i]), int(arrays["path_counts"][i]))
-            )
+        graph.goals = Goals.from_arrays(documents["goals"], arrays)
+        graph._paths = Paths.from_arrays(arrays)
         graph.episodes = int(arrays["episodes"][0])
         graph._weigh(np.arange(len(graph)))
         return graph
-
-
-class _Placed:
-    """Keys about to be stored, each with the most similar memory: looked up together, then compared with
-    those stored since. What is new goes into the index in one piece."""
-
-    def __init__(self, graph: ValueGraph, keys: Floats) -> None:
-        self._graph, self._keys, self._at = graph, keys, 0
-        self._start, self._fresh = len(graph), GrowingArray(np.empty((0, keys.shape[1]), np.float32))
-        self._similarity = np.full(len(keys), -np.inf, np.float32)
-        self._nearest = np.full(len(keys), -1, np.int64)
-        if len(graph):
-            found = graph.index.search(keys, 1)
-            self._similarity, self._nearest = found.similarity[:, 0], found.ids[:, 0]
-
-    def next(self, steps: int) -> tuple[Floats, NDArray[np.float32], NDArray[np.int64]]:
-        """The next keys, (steps,) similarity to the nearest node, and (steps,) that node, -1 if none."""
-        rows = slice(self._at, self._at + steps)
-        self._at += steps
-        keys, similarity, nearest = self._keys[rows], self._similarity[rows], self._nearest[rows]
-        if len(self._fresh):
-            likeness = keys @ self._fresh.rows.T
-            best = likeness.argmax(axis=1)
-            later = np.take_along_axis(likeness, best[:, None], axis=1)[:, 0]
-            nearest = np.where(later > similarity, self._start + best, nearest)
-            similarity = np.maximum(similarity, later)
-        return keys, similarity, nearest
-
-    def add(self, keys: Floats) -> None:
-        """Keys of new nodes."""
-        self._fresh.extend(keys)
-
-    def store(self) -> None:
-        """Put the new keys into the index."""
-        if fresh := len(self._fresh):
-            self._graph.index.add(self._fresh.rows, np.arange(self._start, self._start + fresh))
-
-
-def _groups(visits: Sequence[Visit]) -> Iterator[list[Visit]]:
-    """The visits in order, by about `_TOGETHER` steps."""
-    group: list[Visit] = []
-    steps = 0
-    for visit in visits:
-        group.append(visit)
-        steps += len(visit.memories)
-        if steps >= _TOGETHER:
-            yield group
-            group, steps = [], 0
-    if group:
-        yield group

@@ -151,12 +151,7 @@ class Scorer:
     def refresh(self) -> None:
         """Forget what was derived from an earlier state of the graph."""
         self._ways: dict[int, list[Way]] = {}
-        self._by_goal: dict[int, list[int]] = {}
-        for i, path in enumerate(self.graph.paths):
-            self._by_goal.setdefault(path.goal, []).append(i)
-        self._known = np.array(sorted(self._by_goal), np.int64)
-        visits = np.maximum(self.graph.column("visits"), 1.0)
-        self._ended, self._won = (self.graph.column(name) / visits for name in ("ended", "won"))
+        self._known = np.array(sorted(self.graph.paths_to), np.int64)
 
     def evidence(self, encoded: Encoded) -> Evidence:
         """Which steps count, and by what.
@@ -265,9 +260,9 @@ class Scorer:
         """Everything that the memory says of each step, in one search."""
         graph, n = self.graph, len(steps)
         role, here = graph.neighbours_by_role(z, steps, goals)
-        ended, won = (graph.read(here, share) for share in (self._ended, self._won))
+        ended, won = (graph.rate(here, name) for name in ("ended", "won"))
         # A memory of episodes that never say that they ended knows nothing about ends.
-        well = won / (ended + 1e-3) if self._won.any() else np.ones(n)
+        well = won / (ended + 1e-3) if graph.column("won").any() else np.ones(n)
         return _Reading(
             value=graph.read(role),
             support=role.support,
@@ -324,7 +319,7 @@ class Scorer:
     def ways(self, goal: int) -> list[Way]:
         """The remembered ways to one goal, shortest first."""
         if goal not in self._ways:
-            paths = sorted(self._by_goal[goal], key=lambda i: len(self.graph.paths[i].nodes))
+            paths = sorted(self.graph.paths_to[goal], key=lambda i: len(self.graph.paths[i].nodes))
             ends = np.array([self.graph.end_value(self.graph.paths[i]) for i in paths])
             # A success that ends where others fail is taken for a fluke, or for a wrong outcome.
             sound = ramp(ends / max(ends.max(), FLOOR), _FLUKE, _SOUND)
