@@ -11,9 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+Report = Any
+Read = Callable[[Report], float]
+
+SIGNS = {"<=": operator.le, "<": operator.lt, ">=": operator.ge}
 
 
 class Line(NamedTuple):
@@ -21,201 +27,127 @@ class Line(NamedTuple):
 
     what: str
     wanted: str
-    read: Callable[[dict[str, Any]], float]
-    reached: Callable[[float], bool]
+    """A sign and a bound; a bound by itself may not be passed."""
+    read: str | Read
+    """Names of the fields that lead to the value, "/" between them; or how to get it."""
     form: str = "{:.2f}"
 
+    def value(self, report: Report) -> float:
+        return at(report, self.read) if isinstance(self.read, str) else self.read(report)
 
-def at_most(bound: float) -> Callable[[float], bool]:
-    return lambda value: value <= bound
+    def reached(self, value: float) -> bool:
+        *sign, bound = self.wanted.split()
+        return bool(SIGNS[sign[0] if sign else "<="](value, float(bound.replace(",", ""))))
 
 
-def at_least(bound: float) -> Callable[[float], bool]:
-    return lambda value: value >= bound
-
-
-def searches(name: str, title: str, rivals: tuple[str, ...]) -> list[Line]:
-    """Of the tier that suits so many vectors."""
-
-    def tier(report: dict[str, Any]) -> dict[str, Any]:
-        return report[name]["ivf_fp16"]
-
-    lines = [
-        Line(f"{title}: recall of 16", ">= .95", lambda r: tier(r)["recall"], at_least(0.95), "{:.3f}"),
-        Line(
-            f"{title}: batch of 64, time to raw FAISS",
-            "<= 1.11",
-            lambda r: tier(r)["batch_64_ratio_to_raw FAISS"],
-            at_most(1 / 0.9),
-        ),
-        Line(
-            f"{title}: one query, time to raw FAISS",
-            "<= 2",
-            lambda r: tier(r)["batch_1_ratio_to_raw FAISS"],
-            at_most(2.0),
-        ),
-    ]
-    return lines + [
-        Line(
-            f"{title}: batch of 64, time to {rival}",
-            "<= 1",
-            lambda r, rival=rival: tier(r)[f"batch_64_ratio_to_{rival}"],
-            at_most(1.0),
+def at(report: Report, path: str) -> float:
+    for name in path.split("/"):
+        report = (
+            next(row for row in report if row["tier"] == name) if isinstance(report, list) else report[name]
         )
-        for rival in rivals
-    ]
+    return float(report)
 
 
-def rate_to(rival: str, rows: str, ours: str) -> Callable[[dict[str, Any]], float]:
-    def ratio(report: dict[str, Any]) -> float:
-        mine = report["store_model"]["updates"][f"update_{ours}_steps_per_s"]
-        return mine / report[rival][rival][f"rows_per_s_by_{rows}"]
-
-    return ratio
+def ratio(above: str, below: str) -> Read:
+    return lambda report: at(report, above) / at(report, below)
 
 
-def tier_loss(tier: str) -> Callable[[dict[str, Any]], float]:
+def total(*parts: str) -> Read:
+    return lambda report: sum(at(report, part) for part in parts)
+
+
+def tier_loss(tier: str) -> Read:
     """Largest loss in a column of quality against the model in single precision."""
 
-    def loss(report: dict[str, Any]) -> float:
-        rows = {row["tier"]: row for row in report["tiers"]}
+    def loss(report: Report) -> float:
+        base, row = (next(r for r in report["tiers"] if r["tier"] == name) for name in ("torch", tier))
         good, bad = ("rank", "auc", "step", "credit"), ("worst_win", "unearned_pay")
-        base, row = rows["torch"], rows[tier]
         return max(*(base[c] - row[c] for c in good), *(row[c] - base[c] for c in bad))
 
     return loss
 
 
-def of_tier(tier: str, field: str) -> Callable[[dict[str, Any]], float]:
-    return lambda report: next(row for row in report["tiers"] if row["tier"] == tier)[field]
+def searches(name: str, title: str, rivals: tuple[str, ...] = ()) -> list[Line]:
+    """Of the tier that suits so many vectors."""
+    field = f"{name}/ivf_fp16/batch"
+    return [
+        Line(f"{title}: recall of 16", ">= .95", f"{name}/ivf_fp16/recall", "{:.3f}"),
+        Line(f"{title}: batch of 64, time to raw FAISS", "<= 1.11", f"{field}_64_ratio_to_raw FAISS"),
+        Line(f"{title}: one query, time to raw FAISS", "<= 2", f"{field}_1_ratio_to_raw FAISS"),
+        *(Line(f"{title}: batch of 64, time to {r}", "<= 1", f"{field}_64_ratio_to_{r}") for r in rivals),
+    ]
 
+
+MODEL, UPDATES, SCORING = "store_model", "store_model/updates/update", "store_model/scoring"
+BY_1000, BY_16 = f"{UPDATES}_1008_steps_steps_per_s", f"{UPDATES}_one_episode_steps_per_s"
+LANCE, CHROMA = "lancedb/lancedb/rows_per_s_by", "chroma/chroma/rows_per_s_by"
+BYTES, LIMIT = f"{MODEL}/memory/bytes", f"{MODEL}/memory/limit_of_1.3"
 
 LINES = [
     *searches("index", "100k x 384, in turns with all", ("usearch", "hnswlib", "lancedb")),
-    *searches("alone", "100k x 384, in turns with raw FAISS alone", ()),
-    *searches("million", "1M x 384", ()),
+    *searches("alone", "100k x 384, in turns with raw FAISS alone"),
+    *searches("million", "1M x 384"),
     Line(
         "Update of 1,008 steps on 100k nodes, durable, s on the clock",
         "< .5",
-        lambda r: r["store_model"]["updates"]["update_1008_steps_s"],
-        at_most(0.5),
+        f"{UPDATES}_1008_steps_s",
     ),
-    Line(
-        "the same, s of one processor",
-        "< .5",
-        lambda r: r["store_model"]["updates"]["update_1008_steps_processor_s"],
-        at_most(0.5),
-    ),
-    Line(
-        "Writes by 1,000, rate to LanceDB's by one row",
-        ">= 5",
-        rate_to("lancedb", "1", "1008_steps"),
-        at_least(5),
-    ),
-    Line(
-        "Writes by episodes of 16, rate to LanceDB's by one row",
-        ">= 5",
-        rate_to("lancedb", "1", "one_episode"),
-        at_least(5),
-    ),
-    Line(
-        "Writes by 1,000, rate to Chroma's by 1,000",
-        ">= 5",
-        rate_to("chroma", "1000", "1008_steps"),
-        at_least(5),
-    ),
-    Line(
-        "Writes by episodes of 16, rate to Chroma's by 16",
-        ">= 5",
-        rate_to("chroma", "16", "one_episode"),
-        at_least(5),
-    ),
+    Line("the same, s of one processor", "< .5", f"{UPDATES}_1008_steps_processor_s"),
+    Line("Writes by 1,000, rate to LanceDB's by one row", ">= 5", ratio(BY_1000, f"{LANCE}_1")),
+    Line("Writes by episodes of 16, rate to LanceDB's by one row", ">= 5", ratio(BY_16, f"{LANCE}_1")),
+    Line("Writes by 1,000, rate to Chroma's by 1,000", ">= 5", ratio(BY_1000, f"{CHROMA}_1000")),
+    Line("Writes by episodes of 16, rate to Chroma's by 16", ">= 5", ratio(BY_16, f"{CHROMA}_16")),
     Line(
         "Best ways, 1M nodes, 10M edges: time to numba Gauss-Seidel in reverse",
         "<= 1.5",
-        lambda r: r["graph"]["max_product"]["ratio_to_plain_gauss_seidel"],
-        at_most(1.5),
+        "graph/max_product/ratio_to_plain_gauss_seidel",
     ),
-    Line(
-        "First hits, the same",
-        "<= 1.5",
-        lambda r: r["graph"]["first_hit"]["ratio_to_plain_gauss_seidel"],
-        at_most(1.5),
-    ),
-    Line(
-        "One raised value, median, microseconds",
-        "< 50",
-        lambda r: r["graph"]["raise_one_step_us"]["median"],
-        at_most(50),
-        "{:.1f}",
-    ),
+    Line("First hits, the same", "<= 1.5", "graph/first_hit/ratio_to_plain_gauss_seidel"),
+    Line("One raised value, median, microseconds", "< 50", "graph/raise_one_step_us/median", "{:.1f}"),
     Line(
         "Scoring 64 rollouts of 16 steps, 100k nodes: time to its bare searches",
         "<= 2",
-        lambda r: r["store_model"]["scoring"]["ratio_to_bare_search_processor"],
-        at_most(2),
+        f"{SCORING}/ratio_to_bare_search_processor",
     ),
     Line(
         "the same, steps a second and processor; two were to make 10,000",
         ">= 5,000",
-        lambda r: r["store_model"]["scoring"]["steps"] / r["store_model"]["scoring"]["processor_s"],
-        at_least(5_000),
+        ratio(f"{SCORING}/steps", f"{SCORING}/processor_s"),
         "{:,.0f}",
     ),
     Line(
         "Scoring with the encoder in, speed to a plain encode of each step",
         ">= 3",
-        of_tier("torch", "speed_up_cpu"),
-        at_least(3),
+        "tiers/torch/speed_up_cpu",
     ),
-    Line("the same in int8", ">= 3", of_tier("int8", "speed_up_cpu"), at_least(3)),
+    Line("the same in int8", ">= 3", "tiers/int8/speed_up_cpu"),
     Line(
         "int8: largest difference of a score to the plain encode's",
         "<= .001",
-        of_tier("int8", "largest_score_difference"),
-        at_most(1e-3),
+        "tiers/int8/largest_score_difference",
         "{:.5f}",
     ),
     Line(
         "Largest difference of a score to the plain encode's",
         "<= .001",
-        of_tier("torch", "largest_score_difference"),
-        at_most(1e-3),
+        "tiers/torch/largest_score_difference",
         "{:.1g}",
     ),
-    Line("int8: largest loss in a column of quality", "<= .01", tier_loss("int8"), at_most(0.01), "{:.3f}"),
-    Line("Kills", ">= 200", lambda r: r["faults"]["kills"], at_least(200), "{:.0f}"),
-    Line("Acknowledged writes lost", "0", lambda r: r["faults"]["lost"], at_most(0), "{:.0f}"),
-    Line(
-        "Folders damaged by a kill or a full disk",
-        "0",
-        lambda r: r["faults"]["damaged"],
-        at_most(0),
-        "{:.0f}",
-    ),
+    Line("int8: largest loss in a column of quality", "<= .01", tier_loss("int8"), "{:.3f}"),
+    Line("Kills", ">= 200", "faults/kills", "{:.0f}"),
+    Line("Acknowledged writes lost", "0", "faults/lost", "{:.0f}"),
+    Line("Folders damaged by a kill or a full disk", "0", "faults/damaged", "{:.0f}"),
     Line(
         "Spoiled files that passed for whole, or whose error names none",
         "0",
-        lambda r: r["faults"]["spoiled_silent"] + r["faults"]["spoiled_unnamed"],
-        at_most(0),
+        total("faults/spoiled_silent", "faults/spoiled_unnamed"),
         "{:.0f}",
     ),
-    Line(
-        "Bytes a memory, to 1.3 raw keys and 64",
-        "<= 1",
-        lambda r: (
-            r["store_model"]["memory"]["bytes"] / r["store_model"]["memory"]["limit_of_1.3_raw_keys_and_64"]
-        ),
-        at_most(1),
-    ),
+    Line("Bytes a memory, to 1.3 raw keys and 64", "<= 1", ratio(BYTES, f"{LIMIT}_raw_keys_and_64")),
     Line(
         "Bytes a memory, to 1.3 raw step embeddings and 64",
         "<= 1",
-        lambda r: (
-            r["store_model"]["memory"]["bytes"]
-            / r["store_model"]["memory"]["limit_of_1.3_step_embeddings_and_64"]
-        ),
-        at_most(1),
+        ratio(BYTES, f"{LIMIT}_step_embeddings_and_64"),
     ),
 ]
 
@@ -250,7 +182,7 @@ def table(report: dict[str, Any]) -> str:
     rows = []
     for line in LINES:
         try:
-            value = line.read(report)
+            value = line.value(report)
         except (KeyError, StopIteration):
             continue
         reached = "yes" if line.reached(value) else "**no**"
