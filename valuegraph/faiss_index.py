@@ -79,7 +79,7 @@ class FaissIndex:
         self._centroids: Any = None if self._flat else flat_rows(load_faiss().downcast_index(host.quantizer))
         self._built_for = host.ntotal
         self._next = len(ids)
-        self._ids = np.full(len(ids) + max(64, len(ids) // 2), -1, np.int64)
+        self._ids = np.full(len(ids) + max(64, len(ids) // 8), -1, np.int64)
         self._ids[: len(ids)] = ids
         alive = np.flatnonzero(ids >= 0)
         self._labels = LabelOf()
@@ -116,7 +116,7 @@ class FaissIndex:
         start, stop = self._next, self._next + len(ids)
         labels = np.arange(start, stop, dtype=np.int64)
         if stop >= len(self._ids):  # the last place stays free: label -1, "none", finds id -1 there
-            longer = np.full(stop + max(64, stop // 2), -1, np.int64)
+            longer = np.full(stop + max(64, stop // 8), -1, np.int64)
             longer[:start] = self._ids[:start]
             self._ids = longer
         new = widened(new, self._host.d)

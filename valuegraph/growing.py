@@ -1,6 +1,6 @@
 """Arrays that grow at the end, and a table made of one.
 
-Room doubles, so each row is copied a constant number of times on average.
+Room grows by an eighth, so each row is copied some nine times on average: cheap beside what made it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class GrowingArray:
         new = np.asarray(rows)
         stop = self._size + len(new)
         if stop > len(self._room):
-            longer = np.empty((max(stop, 2 * len(self._room)), *self._room.shape[1:]), self._room.dtype)
+            room = max(stop, len(self._room) + len(self._room) // 8 + _FEW)
+            longer = np.empty((room, *self._room.shape[1:]), self._room.dtype)
             longer[: self._size] = self.rows
             self._room = longer
         self._room[self._size : stop] = new
