@@ -3,9 +3,10 @@
     python -m benchmarks.tiers --data FOLDER [--environment textworld] [--rollouts 60] [--json]
 
 For each tier a model is fitted (tasks in memory, seed 0, see `benchmarks.quality`) and measured. Then some of
-the rollouts are scored by it, from an empty cache, in turns with a plain `SentenceTransformer.encode` of each
-step of theirs, which embeds and scores nothing. `static` is made here of MiniLM: a table of embeddings of its
-tokens, as model2vec makes them (Tulkens & van Dongen 2024), for want of a published one.
+the rollouts are scored by it, from an empty cache and from what the fit has left on disk, in turns with plain
+`SentenceTransformer.encode` of each step of theirs, which embeds and scores nothing. `static` is made here of
+MiniLM: a table of embeddings of its tokens, as model2vec makes them (Tulkens & van Dongen 2024), for want of
+a published one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from benchmarks.encoder import Clock, plain_model, slices
 from benchmarks.hacks import build_hacks
 from benchmarks.measures import quality
 from benchmarks.quality import ATTACKS, COLUMNS, splits
+from valuegraph.embedding_cache import EmbeddingCache
 from valuegraph.encoders import step_text
 from valuegraph.model_weights import MINILM, find_weights
 
@@ -66,11 +68,26 @@ class PerStep:
         return self._plain.encode([text], normalize_embeddings=True, show_progress_bar=False)
 
 
-def measure(tier: str, name: str, plain: Any, folder: Path, sample: int, cache: Path | None) -> dict:
+def reopened(
+    fitted: vg.TextEncoder, texts: list[str], loaded: vg.TextEncoder, folder: Path
+) -> vg.TextEncoder:
+    """An encoder that finds these texts on disk and nothing in memory, as another process would."""
+    encoder = vg.TextEncoder(fitted.id, backend=fitted.backend, device="cpu", cache_dir=folder)
+    file = encoder._cache_file()
+    assert file is not None
+    EmbeddingCache(file).rows(texts, fitted.encode)
+    encoder._model = loaded._load()
+    return encoder
+
+
+def measure(
+    tier: str, name: str, plain: Any, folder: Path, sample: int, cache: Path | None, config: vg.FitConfig
+) -> dict:
     backend = tier if tier in ("onnx", "int8") else "torch"
     fit, rollouts, truths = splits(folder, "memory")
     encoder = vg.TextEncoder(name, backend=backend, device="cpu", cache_dir=cache)
-    model = vg.RewardModel.fit(fit, encoder=encoder, config=vg.FitConfig(seed=0), progress=False)
+    model = vg.RewardModel.fit(fit, encoder=encoder, config=config, progress=False)
+    known = list(encoder._cache._index)  # type: ignore[union-attr]
     hacks = build_hacks(rollouts, truths, seed=0)
     honest = model.score(rollouts)
     hacked = model.score([hack.episode for hack in hacks]).total
@@ -81,18 +98,25 @@ def measure(tier: str, name: str, plain: Any, folder: Path, sample: int, cache: 
     parts = model.config, model.graph, model._net, model._calibration
     ours, per_step = vg.RewardModel(fresh, *parts), PerStep(fresh, plain)
     some = rollouts[:: max(1, len(rollouts) // sample)][:sample]
-    mine, theirs = Clock(), Clock()
-    for part in slices(some):
-        mine(lambda part=part: ours.score(part))
-        theirs(lambda part=part: [per_step.encode_steps(rollout.steps) for rollout in part])
+    texts = {step_text(step) for rollout in some for step in rollout.steps}
+    mine, after, theirs = Clock(), Clock(), Clock()
+    with tempfile.TemporaryDirectory() as left:
+        again = vg.RewardModel(reopened(encoder, known, fresh, Path(left)), *parts)
+        for part in slices(some):
+            mine(lambda part=part: ours.score(part))
+            after(lambda part=part: again.score(part))
+            theirs(lambda part=part: [per_step.encode_steps(rollout.steps) for rollout in part])
     report = {
         "tier": tier,
         **{column: row[column] for column in COLUMNS},
         "rollouts": len(some),
         "steps": sum(len(rollout.steps) for rollout in some),
+        "distinct_texts": len(texts),
+        "texts_of_the_fit": len(texts.intersection(known)) / len(texts),
         "steps_per_s": sum(len(rollout.steps) for rollout in some) / mine.cpu,
         "speed_up_cpu": theirs.cpu / mine.cpu,
         "speed_up_wall": theirs.wall / mine.wall,
+        "speed_up_after_fit_cpu": theirs.cpu / after.cpu,
     }
     if tier != "static":  # whose plain model is another one
         reference = vg.RewardModel(per_step, *parts).score(some)  # type: ignore[arg-type]
@@ -113,6 +137,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=60, help="how many are timed, evenly spread")
     parser.add_argument("--cache", type=Path, help="folder where embeddings are kept")
     parser.add_argument("--tiers", nargs="+", default=list(TIERS), choices=TIERS)
+    parser.add_argument("--epochs", type=int, default=vg.FitConfig().epochs, help="of each fit (%(default)s)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", vg.encoders.TruncationWarning)
@@ -122,9 +147,8 @@ def main() -> None:
         for tier in arguments.tiers:
             name = distilled(plain, Path(home) / "static") if tier == "static" else MINILM
             cache = arguments.cache if tier != "static" else None
-            row = measure(
-                tier, name, plain, arguments.data / arguments.environment, arguments.rollouts, cache
-            )
+            folder, config = arguments.data / arguments.environment, vg.FitConfig(epochs=arguments.epochs)
+            row = measure(tier, name, plain, folder, arguments.rollouts, cache, config)
             rows.append(row)
             if not arguments.json:
                 print(json.dumps(row), flush=True)

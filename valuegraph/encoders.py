@@ -21,7 +21,7 @@ from valuegraph.embedding_cache import EmbeddingCache
 from valuegraph.episodes import Episode, EpisodeError, Step, check_episodes
 from valuegraph.evidence import ACTION_CHARACTERS, OBSERVATION_CHARACTERS, is_cut, step_text
 from valuegraph.model_weights import MINILM, Weights, find_weights, fingerprint
-from valuegraph.text_models import BACKENDS, TextModel, resolve_device
+from valuegraph.text_models import BACKENDS, RECIPES, TextModel, resolve_device
 
 __all__ = [
     "ArrayEncoder",
@@ -106,7 +106,8 @@ class TextEncoder:
     device: "auto", "cpu", "cuda", ...; half precision on CUDA.
     batch_size: rows of a pass on a GPU. On a CPU a text is a pass of its own.
     max_tokens: longer texts are truncated, with one `TruncationWarning` per encoder.
-    cache_dir: a local folder where embeddings outlive the process; several processes may share it.
+    cache_dir: a local folder where embeddings outlive the process; several processes may share it. To score
+        without embedding again what a fit has embedded, pass it to both: `load(path, encoder=...)`.
     backend: "torch", "onnx" or "int8", see `text_models.BACKENDS`.
 
     The model is loaded when a text is first embedded. Pickling keeps the settings, not model and cache.
@@ -272,5 +273,7 @@ class TextEncoder:
         device = (
             "cpu" if self.device.startswith("cpu") else f"{self.device.partition(':')[0]}-{self.batch_size}"
         )
-        way = hashlib.sha256(f"{self.fingerprint} {self.backend} {device} {self.max_tokens}".encode())
+        way = hashlib.sha256(
+            f"{self.fingerprint} {RECIPES[self.backend]} {device} {self.max_tokens}".encode()
+        )
         return self._cache_dir / f"embeddings-{way.hexdigest()[:32]}.sqlite3"
