@@ -1,6 +1,6 @@
 """Past one machine: a search across actors, and values by block until they are those of one process.
 
-    python -m benchmarks.cluster search [--size 100000] [--rounds 60]
+    python -m benchmarks.cluster search [--size 100000] [--rounds 30]
     python -m benchmarks.cluster blocks [--episodes FILE...] [--nodes 100000]
     python -m benchmarks.cluster actors [--episodes FILE...] [--nodes 100000]
 
@@ -203,7 +203,10 @@ def main() -> None:
     )
     parser.add_argument("what", nargs="+", choices=("search", "blocks", "actors"))
     parser.add_argument("--size", type=int, default=100_000, help="vectors to search across actors")
-    parser.add_argument("--rounds", type=int, default=60, help="of searches")
+    parser.add_argument(
+        "--actors", nargs="+", type=int, default=[2, 4], help="shards, or blocks on the cluster"
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="of searches")
     parser.add_argument("--episodes", nargs="+", type=Path, default=[PACKAGED], help="for a recorded graph")
     parser.add_argument("--nodes", type=int, default=100_000, help="of the graph that is made up")
     parser.add_argument("--cache", type=Path, help="folder where embeddings are kept")
@@ -221,7 +224,7 @@ def main() -> None:
 def measurements(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if "search" in asked.what:
         with two_nodes():
-            for shards, tier in itertools.product((2, 4), ("flat", "ivf_fp16")):
+            for shards, tier in itertools.product(asked.actors, ("flat", "ivf_fp16")):
                 yield bench_search(shards, tier, asked.size, asked.rounds)
     if not {"blocks", "actors"} & {*asked.what}:
         return
@@ -236,7 +239,7 @@ def measurements(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield bench_blocks(name, graphs[name], blocks, best)
     if "actors" in asked.what:
         with two_nodes():
-            for blocks, (name, best) in itertools.product((2, 4), kinds):
+            for blocks, (name, best) in itertools.product(asked.actors, kinds):
                 yield bench_blocks(name, graphs[name], blocks, best, actors=True)
 
 

@@ -25,10 +25,10 @@ from valuegraph.encoders import TruncationWarning
 BUDGETS = (None, 0.8, 0.5)
 
 
-def measure(folder: Path, encoder: vg.TextEncoder) -> list[dict]:
+def measure(folder: Path, encoder: vg.TextEncoder, config: vg.FitConfig) -> list[dict]:
     fit, rollouts, truths = splits(folder, "memory")
     hacks = build_hacks(rollouts, truths, seed=0)
-    awake = vg.RewardModel.fit(fit, encoder=encoder, config=vg.FitConfig(seed=0), progress=False)
+    awake = vg.RewardModel.fit(fit, encoder=encoder, config=config, progress=False)
 
     def scored(model: vg.RewardModel) -> tuple[vg.Scores, dict]:
         honest, hacked = model.score(rollouts), model.score([hack.episode for hack in hacks]).total
@@ -64,11 +64,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--environments", nargs="+", default=["textworld"])
     parser.add_argument("--cache", type=Path, help="folder where embeddings are kept")
+    parser.add_argument("--epochs", type=int, default=vg.FitConfig().epochs, help="of each fit (%(default)s)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", TruncationWarning)
     encoder = vg.TextEncoder(cache_dir=arguments.cache)
-    rows = [row for name in arguments.environments for row in measure(arguments.data / name, encoder)]
+    config = vg.FitConfig(epochs=arguments.epochs)
+    rows = [row for name in arguments.environments for row in measure(arguments.data / name, encoder, config)]
     if arguments.json:
         print(json.dumps(rows))
         return

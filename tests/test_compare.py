@@ -13,7 +13,8 @@ from benchmarks import pressure
 from benchmarks.compare import Recorder, problem, run
 from benchmarks.report import BEGIN, END, write
 from benchmarks.rivals import ours
-from benchmarks.run import ALONE, DOCS, commands
+from benchmarks.run import ALONE, DOCS, STORE, commands, keep, store_folder
+from benchmarks.store_report import collect
 from tests.conftest import SMALL_TASKS
 from valuegraph import FitConfig
 
@@ -91,6 +92,28 @@ def test_a_fast_run_leaves_the_published_results_alone():
     assert not any(str(DOCS) in word for command in fast.values() for word in command)
     assert fast.keys() == full.keys() >= set(ALONE)
     assert fast["compare"][fast["compare"].index("--held-out") + 1] == "dev"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_store_is_reported_from_what_a_run_measured(fast):
+    asked = commands(fast)
+    assert set(STORE) <= set(asked)
+    assert list(asked)[-1] == "store_report"  # nothing that it reads comes later
+    assert str(store_folder(fast)) in asked["store_report"]
+    assert all("--json" in asked[name] for name in STORE if name != "faults")  # which prints nothing else
+    assert store_folder(True) != store_folder(False)
+
+
+def test_what_was_not_measured_stays_as_published(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.run.DOCS", tmp_path)
+    (tmp_path / "store.json").write_text(
+        json.dumps({"chroma": {"rate": 2.0}, "gpu": {"old": 1}, "index": {}})
+    )
+    (tmp_path / "now").mkdir()
+    (tmp_path / "now" / "gpu.txt").write_text('{"new": 1}')
+    keep(("chroma", "gpu", "scaling"), tmp_path / "now")
+    assert collect(tmp_path / "now") == {"chroma": {"rate": 2.0}, "gpu": {"new": 1}}
+    assert capsys.readouterr().out.splitlines() == ["== chroma: not measured here, as published before"]
 
 
 def test_the_published_page_has_its_marks():
