@@ -269,6 +269,35 @@ def test_a_place_where_a_few_fail_is_no_dead_end() -> None:
     assert utility(mixed, 0, 5, 4) < 0.05  # control
 
 
+def test_who_did_all_that_a_success_does_made_no_bad_end() -> None:
+    """Most who came to 3 by another way had failed there, so 3 alone is no good end."""
+    known = scorer_of([([0, 1, 2, 3], 1.0)] * 3 + [([4, 3], 0.0)] * 5)
+
+    def total(*states: int) -> float:
+        return float(known.score(replace(rollout(*states), ended=(True,)))[0].potential[-1])
+
+    assert total(4, 3) < 0.05 < 0.3 < total(0, 1, 2, 3)
+
+
+def test_a_step_nearest_to_another_memory_is_a_landmark_only_where_likeness_is_enough() -> None:
+    """5 is told almost like 1, and was also seen by itself."""
+    almost = STATES.copy()
+    almost[5] = 0.9 * STATES[1] + np.sqrt(1 - 0.9**2) * STATES[5]
+    graph = ValueGraph(DIM, 0, FitConfig(device="cpu"))
+    for states, outcome in [([0, 1, 2, 3], 1.0)] * 5 + [([0, 5, 4], 0.0)] * 5:
+        keys = graph.keys(None, almost[states], np.broadcast_to(GOAL, (len(states), DIM)))
+        memories = [Memory(key, str(s)) for key, s in zip(keys, states, strict=True)]
+        graph.write(
+            [Visit(GOAL, "goal", memories, discounted_credit(outcome, len(states), 0.9), outcome, True)]
+        )
+    told = replace(rollout(0, 5, 2, 3), steps=almost[[0, 5, 2, 3]])
+    strict, alike = (
+        Scorer(graph, None, Calibration(saturation=0.8, exclusive=choice)).score(told)[0].instrumental[-1]
+        for choice in (True, False)
+    )
+    assert strict < alike - 0.05
+
+
 def test_nothing_that_follows_a_bad_end_makes_it_better(scorer: Scorer) -> None:
     """The environment ended at 4, where episodes end badly; repeats and strangers after it change nothing."""
 

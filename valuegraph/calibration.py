@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from valuegraph.context import Encoded
 
-__all__ = ["SATURATION", "Calibration", "calibrate", "saturation"]
+__all__ = ["SATURATION", "Calibration", "calibrate", "exclusive", "saturation"]
 
 Array = NDArray[np.float64]
 
 SATURATION = 0.9
 """Utility of a full success where nothing was held out to learn it from."""
+_KEPT, _MOST = 0.95, 0.8  # share of g that most successes must keep, and how many are most
+_FEWEST = 5  # held-out successes that anything can be learned from
 _SAMPLED = 256  # tasks or episodes that decide the floor of support
 _COMPARED = 4096  # and distinct steps of each of them
 
@@ -31,6 +33,8 @@ class Calibration:
     """Scale of the sigmoid around it."""
     saturation: float = SATURATION
     """Utility from which a rollout for a known goal is a full success."""
+    exclusive: bool = True
+    """Whether a step that is nearer to another memory is no landmark."""
 
     def goal_match(self, cosine: NDArray) -> Array:
         """tau in (0, 1]: goal cosine on the scale of the fit episodes."""
@@ -78,7 +82,24 @@ def saturation(totals: Array, succeeded: NDArray[np.bool_], penultimate: Array) 
     """
     won = totals[succeeded]
     short = np.concatenate([totals[~succeeded], penultimate])
-    if len(won) < 5:
+    if len(won) < _FEWEST:
         return Calibration().saturation
     ceiling = float(np.quantile(short, 0.95)) if len(short) else 0.0
     return float(np.clip(max(np.quantile(won, 0.2), ceiling), 0.3, 0.99))
+
+
+def exclusive(alone: ArrayLike, all_alike: ArrayLike) -> bool:
+    """Whether a step that is nearer to another memory may be taken for something else.
+
+    It may where things have names: another key opens another door. Where states are told as inventories
+    hardly two are alike, and a success would not be known by its own landmarks.
+
+    Args:
+      alone: (S,) g of held-out successes where a landmark must be the memory that a step is nearest to.
+      all_alike: (S,) the same where likeness is enough.
+
+    >>> exclusive([0.9, 0.9, 0.9, 0.9, 0.2], [0.9] * 5), exclusive([0.9, 0.9, 0.2, 0.3, 0.2], [0.9] * 5)
+    (True, False)
+    """
+    strict, loose = np.asarray(alone, np.float64), np.asarray(all_alike, np.float64)
+    return len(strict) < _FEWEST or bool(np.mean(strict >= _KEPT * loose) >= _MOST)

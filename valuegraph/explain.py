@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from valuegraph.alignment import match_strength, matched_landmarks
+from valuegraph.alignment import matched_landmarks
 from valuegraph.context import Encoded
 from valuegraph.episodes import Episode
 from valuegraph.graph import Floats, ValueGraph
@@ -127,7 +127,7 @@ def _landmarks(steps: Floats, score: RolloutScore, scorer: Scorer) -> tuple[Land
         return ()
     path = scorer.graph.paths[score.way]
     way = next(way for way in scorer.ways(path.goal) if way.path == score.way)
-    match = match_strength(steps @ way.landmarks.T, scorer.graph.step_similarity(steps))
+    match = scorer.match(steps @ way.landmarks.T, scorer.graph.step_similarity(steps))
     met = matched_landmarks(match, way.weights, score.counted)
     at = {match.landmark: match.step for match in met}
     nodes = [n for n, w in zip(path.nodes, scorer.graph.landmark_weights(path), strict=True) if w > 0.0]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from valuegraph.calibration import Calibration, calibrate, saturation
+from valuegraph.calibration import Calibration, calibrate, exclusive, saturation
 from valuegraph.config import FitConfig
 from valuegraph.context import (
     Encoded,
@@ -27,7 +27,7 @@ from valuegraph.episodes import Episode, EpisodeError, Step
 from valuegraph.evidence import step_text
 from valuegraph.graph import Memory, ValueGraph, Visit
 from valuegraph.networks import InstrumentalNet, read_steps
-from valuegraph.scoring import Scorer
+from valuegraph.scoring import RolloutScore, Scorer
 from valuegraph.threads import one_thread
 
 __all__ = ["Fitted", "fit_memory", "outcomes_of", "step_words", "training_sets", "visits_of"]
@@ -104,14 +104,28 @@ def _remember(
     visits = _visits(known, net, graph)
     graph.write([visits[i] for i in train])
     if len(held_out):
-        scorer = Scorer(graph, net, replace(calibration, saturation=1.0))
-        held = [scorer.score_one(encoded, int(i)) for i in held_out]
-        totals = np.array([score.closing[-1] for score in held])
-        won = known.outcomes[held_out] > 0.5
-        short = [s.closing[-2] for s, ok in zip(held, won, strict=True) if ok and len(s.closing) > 1]
-        calibration = replace(calibration, saturation=saturation(totals, won, np.array(short)))
+        calibration = _calibrated(Scorer(graph, net, calibration), known, held_out)
         graph.write([visits[i] for i in held_out])
     return Fitted(graph, net, calibration)
+
+
+def _calibrated(scorer: Scorer, known: Prepared, held_out: NDArray[np.int64]) -> Calibration:
+    """The scale of scores, from episodes that are not in the memory yet."""
+
+    def scored(episodes: NDArray[np.int64], calibration: Calibration) -> list[RolloutScore]:
+        scorer.calibration = calibration
+        return [scorer.score_one(known.encoded, b) for b in episodes.tolist()]
+
+    calibration, won = scorer.calibration, known.outcomes[held_out] > 0.5
+    alone, alike = (
+        [s.instrumental[-1] for s in scored(held_out[won], replace(calibration, exclusive=choice))]
+        for choice in (True, False)
+    )
+    calibration = replace(calibration, exclusive=exclusive(alone, alike))
+    held = scored(held_out, replace(calibration, saturation=1.0))
+    totals = np.array([score.closing[-1] for score in held])
+    short = [s.closing[-2] for s, ok in zip(held, won, strict=True) if ok and len(s.closing) > 1]
+    return replace(calibration, saturation=saturation(totals, won, np.array(short)))
 
 
 def countable(encoded: Encoded) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from valuegraph.context import Encoded, first_saying, learner_inputs
 from valuegraph.graph import Floats, ValueGraph
 from valuegraph.networks import InstrumentalNet, read_steps
 from valuegraph.threads import one_thread, side_by_side
-from valuegraph.utility import FLOOR, carried, combine, confidence, geometric_blend, hold, ramp
+from valuegraph.utility import FLOOR, carried, combine, confidence, geometric_blend, hold, kept, ramp
 
 __all__ = ["RolloutScore", "Scorer", "Scores", "Way", "collect"]
 
@@ -26,6 +26,7 @@ Array = NDArray[np.float64]
 _PATHS = 64
 _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
+_UNDONE, _DONE = 0.9, 1.0  # g from which on that does not matter: all that a success does was done
 _FLUKE, _SOUND = 0.3, 0.8  # value of a way's end, beside the best for its goal, from a fluke to a sound one
 _VAGUE, _SURE = 0.6, 0.9  # how sure the memory must be of a rollout before its word on the end counts
 _SMALL = 50_000  # nodes up to which searching is work in small pieces
@@ -237,12 +238,15 @@ class Scorer:
         # the account is closed: the memory must cover what was done, and as well as a success is in full.
         running = hold(utility(_RUNNING, known, 1.0)[0], counted, first)
         full = covered * self.calibration.saturation + (1.0 - covered) * SATURATION
+        if value is not None:
+            full = full / kept(value, counted)
         closing, terminal, instrumental = utility(_CLOSING, covered, full)
         closing = hold(closing, counted)
         last = int(np.flatnonzero(counted)[-1]) if counted.any() else 0
         sure = float(covered[-1])
         if any(one.ended):
-            closing[-1] *= 1.0 - ramp(sure, _VAGUE, _SURE) * _bad_end(read, terminal, last)
+            done = ramp(instrumental[last], _UNDONE, _DONE)
+            closing[-1] *= 1.0 - (1.0 - done) * ramp(sure, _VAGUE, _SURE) * _bad_end(read, terminal, last)
         near = ramp(similarity, 0.5, 0.9)
         return RolloutScore(
             np.concatenate([running[:last], closing[last:]]),
@@ -287,11 +291,14 @@ class Scorer:
             told = np.flatnonzero((trust > 0.0) | (np.arange(len(ways)) == 0))  # the first: one must be named
             ways, trust = [ways[i] for i in told.tolist()], trust[told]
         match, weights = self._matches(steps, ways)
-        loose = (
-            ordered_alignment(match_strength(match), weights, counted, prerequisites=False) * trust[:, None]
-        )
-        strict = ordered_alignment(match_strength(match, similarity), weights, counted) * trust[:, None]
+        loose = ordered_alignment(match_strength(match), weights, counted, prerequisites=False)
+        strict = ordered_alignment(self.match(match, similarity), weights, counted)
+        strict, loose = strict * trust[:, None], loose * trust[:, None]
         return _Aligned(strict.max(axis=0), loose.max(axis=0), ways[int(strict[:, -1].argmax())].path)
+
+    def match(self, cosine: NDArray, similarity: Array) -> Array:
+        """How surely steps are landmarks of a known way, (..., T, L), from the cosine of each to each."""
+        return match_strength(cosine, similarity if self.calibration.exclusive else None)
 
     def _matches(self, steps: Floats, ways: Sequence[Way]) -> tuple[Array, Array]:
         """(P, T, L) cosine of each step to each landmark, -1 beyond a way's end, and (P, L) weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["carried", "combine", "confidence", "geometric_blend", "hold", "ramp"]
+__all__ = ["carried", "combine", "confidence", "geometric_blend", "hold", "kept", "ramp"]
 
 Array = NDArray[np.float64]
 
@@ -65,6 +65,19 @@ def carried(value: Array, support: Array, counted: NDArray[np.bool_]) -> tuple[A
         if counted[t]:
             last, firm = said[t], firmly[t]
     return said, firmly
+
+
+def kept(value: NDArray, counted: NDArray[np.bool_]) -> Array:
+    """How much of what was once promised still is, (T,): sqrt(min(1, 2 v_t / max_s v_s)), s <= t that count.
+
+    An alignment never falls; what was undone since, the value head must tell.
+
+    >>> kept(np.array([0.2, 0.8, 0.4, 0.1]), np.full(4, True))
+    array([1. , 1. , 1. , 0.5])
+    """
+    v = np.asarray(value, np.float64)
+    best = np.maximum.accumulate(np.where(counted, v, FLOOR))
+    return np.sqrt(np.clip(2.0 * v / best, FLOOR, 1.0))
 
 
 def geometric_blend(value: NDArray, remembered: Array, share: Array) -> Array:
