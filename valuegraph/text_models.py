@@ -35,7 +35,7 @@ BACKENDS: tuple[Backend, ...] = ("torch", "onnx", "int8")
 """`torch`: float32 (half precision on a GPU). `onnx`: float32 through onnxruntime, CPU: twice as fast, the
 same numbers to within .0000002. `int8`: two linear layers in three in 8 bits, CPU: a fifth faster still for
 each text, at a cosine error of .0001; scores move by up to .01, and no column of quality lost more than .004
-on TextWorld and MiniGrid (one seed)."""
+in three environments (one seed)."""
 
 RECIPES = {"torch": "torch", "onnx": "onnx", "int8": "int8-by-64"}
 """How each backend comes to its bits, for the names of files that hold them: another recipe, another name."""
