@@ -65,7 +65,7 @@ def commands(fast: bool) -> dict[str, list[str]]:
         "overoptimise": ["benchmarks.overoptimise", *cache, *out, *small],
         "quality": ["benchmarks.quality", *data, "--environments", *environments, "--seeds", "0", *few],
         "rl_minigrid": ["benchmarks.rl_minigrid", *out, *(small or ["--layouts", "0", "2", "4", "7"])],
-        "tiers": ["benchmarks.tiers", *learnt, *(tiers or ["--tiers", "torch", "int8", "--rollouts", "30"])],
+        "tiers": ["benchmarks.tiers", *learnt, *(tiers or ["--tiers", "torch", "onnx", "int8"])],
         "sleep": ["benchmarks.sleep", *learnt, "--environments", environments[0]],
         "faults": ["benchmarks.faults", *(["--kills", "5", "--damages", "20"] if fast else [])],
         "report": ["benchmarks.report", compared, *readme],

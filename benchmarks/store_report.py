@@ -116,22 +116,25 @@ LINES = [
         "{:,.0f}",
     ),
     Line(
-        "Scoring with the encoder in, speed to a plain encode of each step",
+        "Scoring with the encoder in, cache empty: speed to a plain encode of each step",
         ">= 3",
         "tiers/torch/speed_up_cpu",
     ),
+    Line("the same, float32 by onnxruntime", ">= 3", "tiers/onnx/speed_up_cpu"),
     Line("the same in int8", ">= 3", "tiers/int8/speed_up_cpu"),
     Line(
-        "int8: largest difference of a score to the plain encode's",
-        "<= .001",
-        "tiers/int8/largest_score_difference",
-        "{:.5f}",
+        "the same from the cache that the fit left, float32 by torch",
+        ">= 3",
+        "tiers/torch/speed_up_after_fit_cpu",
     ),
-    Line(
-        "Largest difference of a score to the plain encode's",
-        "<= .001",
-        "tiers/torch/largest_score_difference",
-        "{:.1g}",
+    *(
+        Line(
+            f"{tier}: largest difference of a score to the plain encode's",
+            "<= .001",
+            f"tiers/{tier}/largest_score_difference",
+            "{:.1g}",
+        )
+        for tier in ("torch", "onnx", "int8")
     ),
     Line("int8: largest loss in a column of quality", "<= .01", tier_loss("int8"), "{:.3f}"),
     Line("Kills", ">= 200", "faults/kills", "{:.0f}"),
