@@ -1,4 +1,4 @@
-"""The compiled loop of `alignment.ordered_alignment`."""
+"""The compiled loops of `alignment.ordered_alignment` and of `context.clause_progress`."""
 
 # mypy: allow-untyped-defs
 
@@ -29,4 +29,21 @@ def align(match, weights, counted, prerequisites):
                     diagonal = here
                     done[k + 1] = best
             out[p, t] = min(done[landmarks], 1.0)  # weights add up to one but for rounding
+    return out
+
+
+@njit(cache=True, nogil=True)
+def follow(take, counted):
+    """(steps,) how far each prefix has come along parts in their order, from what each step adds to each,
+    (steps, parts). A step that does not count is seen at its own place, and forgotten after it."""
+    steps, parts = take.shape
+    out = np.empty(steps)
+    done = np.zeros(parts + 1)
+    moved = np.zeros(parts + 1)
+    for t in range(steps):
+        for k in range(parts):
+            moved[k + 1] = max(moved[k], done[k + 1], done[k] + take[t, k])
+        out[t] = moved[parts]
+        if counted[t]:
+            done[:] = moved
     return out

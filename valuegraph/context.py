@@ -185,29 +185,22 @@ def clause_progress(encoded: Encoded, counted: NDArray[np.bool_]) -> Floats:
     Columns: soft alignment of the prefix to the clauses, similarity to the nearest clause, position of that
     clause, mean over clauses of the best similarity so far, similarity to the last clause, 1 / clauses.
     """
+    from valuegraph.alignment_kernel import follow
+
     out = np.zeros((len(encoded.steps), _CLAUSE_FEATURES), np.float32)
     for b, parts in enumerate(encoded.clauses):
         rows, n = encoded.rows(b), len(parts)
         if n == 0:
             continue
-        similarity = encoded.steps[rows] @ parts.T
-        take = np.clip((similarity - 0.3) / 0.4, 0.0, 1.0) / n
-        keep = counted[rows]
-        done, best = np.zeros(n + 1), np.full(n, -1.0, np.float32)
-        for t in range(len(similarity)):
-            moved = np.maximum.accumulate(np.concatenate([[0.0], np.maximum(done[1:], done[:-1] + take[t])]))
-            reached = np.maximum(best, similarity[t])
-            nearest = int(similarity[t].argmax())
-            out[rows.start + t] = (
-                3.0 * moved[-1],
-                3.0 * similarity[t, nearest],
-                (nearest + 1) / n,
-                3.0 * reached.mean(),
-                3.0 * similarity[t, -1],
-                1.0 / n,
-            )
-            if keep[t]:
-                done, best = moved, reached
+        similarity, keep = encoded.steps[rows] @ parts.T, counted[rows]
+        so_far = np.maximum.accumulate(np.where(keep[:, None], similarity, np.float32(-1.0)), axis=0)
+        nearest = similarity.argmax(axis=1)
+        out[rows, 0] = 3.0 * follow(np.clip((similarity - 0.3) / 0.4, 0.0, 1.0) / n, keep)
+        out[rows, 1] = 3.0 * similarity.max(axis=1)
+        out[rows, 2] = (nearest + 1) / n
+        out[rows, 3] = 3.0 * np.maximum(so_far, similarity).mean(axis=1)
+        out[rows, 4] = 3.0 * similarity[:, -1]
+        out[rows, 5] = 1.0 / n
     return out
 
 
