@@ -34,6 +34,7 @@ __all__ = ["Fitted", "fit_memory", "outcomes_of", "step_words", "training_sets",
 
 _FEWEST = 20  # episodes below which none is held out
 _MISLED = 1.0  # share of successes that the learner also sees with a goal that was not theirs
+_TOGETHER = 256  # episodes that the learner reads in one call
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +219,12 @@ def visits_of(
 
 
 def _visits(known: Prepared, net: InstrumentalNet | None, graph: ValueGraph) -> list[Visit]:
-    encoded = known.encoded
+    encoded, roles = known.encoded, None if net is None else _roles(known, net)
     visits = []
     for b, episode in enumerate(known.episodes):
         rows = encoded.rows(b)
-        z = read_steps(net, known.inputs[rows], known.counted[rows])[0] if net is not None else None
         steps = encoded.steps[rows]
+        z = None if roles is None else roles[rows]
         keys = graph.keys(z, steps, np.broadcast_to(encoded.goals[b], steps.shape))
         texts = [step_words(step) for step in episode.steps]
         outcome = float(known.outcomes[b])
@@ -238,6 +239,17 @@ def _visits(known: Prepared, net: InstrumentalNet | None, graph: ValueGraph) -> 
             )
         )
     return visits
+
+
+def _roles(known: Prepared, net: InstrumentalNet) -> NDArray[np.float32]:
+    """(N, z_dim) the role z of every step."""
+    starts = known.encoded.starts
+    parts = []
+    for first in range(0, len(starts) - 1, _TOGETHER):
+        bounds = starts[first : first + _TOGETHER + 1]
+        rows = slice(bounds[0], bounds[-1])
+        parts.append(read_steps(net, known.inputs[rows], known.counted[rows], bounds - bounds[0])[0])
+    return np.concatenate(parts)
 
 
 def step_words(step: Step) -> str:
