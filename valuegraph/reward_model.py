@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,15 @@ from valuegraph.calibration import Calibration
 from valuegraph.config import FitConfig
 from valuegraph.consolidation import Consolidation, consolidated
 from valuegraph.context import encode_episodes
-from valuegraph.encoders import Encoder, TextEncoder, encoder_for, encoder_from_config
+from valuegraph.encoders import Encoder, TextEncoder, encoder_for
 from valuegraph.episodes import Episode, EpisodeError, Step, as_episodes, check_episodes, check_goal
 from valuegraph.explain import Explanation, Recall, explain_rollout, recall_way
 from valuegraph.fitting import fit_memory, visits_of
 from valuegraph.graph import ValueGraph
 from valuegraph.index import FaissIndex, promote, sampled_recall
 from valuegraph.locks import ReadWriteLock
-from valuegraph.networks import InstrumentalNet, net_from_arrays, net_to_arrays
+from valuegraph.model_state import Parts, packed, unpacked
+from valuegraph.networks import InstrumentalNet
 from valuegraph.persistence import FolderWriter, ModelFolderError, read_folder
 from valuegraph.records import KnownEpisodeError
 from valuegraph.scoring import Scorer, Scores, collect
@@ -266,25 +267,8 @@ class RewardModel:
         self._snapshot = writer.snapshot(**state, last_sequence=self._sequence)
 
     def _state(self, graph: ValueGraph) -> dict[str, Any]:
-        arrays, documents = graph.state()
-        tensors = {"graph": arrays}
-        if self._net is not None:
-            tensors["learner"] = net_to_arrays(self._net)
-        config = {
-            "encoder": self.encoder.to_config(),
-            "fit": self.config.to_dict(),
-            "calibration": asdict(self._calibration),
-            "dim": self.encoder.dim,
-            "z_dim": graph.z_dim,
-            "learner": None if self._net is None else self._net.shape,
-        }
-        documents["episodes"] = sorted(self._ids)
-        return {
-            "config": config,
-            "tensors": tensors,
-            "blobs": {"index.faiss": graph.index.to_bytes()},
-            "documents": documents,
-        }
+        parts = Parts(self.encoder, self.config, graph, self._net, self._calibration)
+        return packed(parts, sorted(self._ids))
 
     @classmethod
     def load(
@@ -296,29 +280,7 @@ class RewardModel:
         Raises `ModelFolderError` naming the file that is missing, damaged or of a newer format.
         """
         folder = read_folder(path)
-        config = folder.config
-        try:
-            if encoder is None:
-                encoder = encoder_from_config(config["encoder"], device=device)
-            elif encoder.fingerprint != config["encoder"]["fingerprint"]:
-                raise ModelFolderError(f"{path}: was fitted with another encoder than {encoder.id}")
-            fit = FitConfig.from_dict(config["fit"], where=str(Path(path) / "config.json"))
-            graph = ValueGraph.from_state(
-                config["dim"],
-                config["z_dim"],
-                fit,
-                folder.tensors["graph"],
-                folder.documents,
-                folder.blobs["index.faiss"],
-                device,
-            )
-            net = None
-            if config["learner"] is not None:
-                net = net_from_arrays(config["learner"], folder.tensors["learner"])
-            calibration = Calibration(**config["calibration"])
-        except (KeyError, TypeError) as error:
-            raise ModelFolderError(f"{Path(path) / 'config.json'}: not a reward model's: {error!r}") from None
-        model = cls(encoder, fit, graph, net, calibration)
+        model = cls(*unpacked(folder, Path(path), device, encoder))
         model._ids = set(folder.documents["episodes"])
         model._folder, model._snapshot, model._sequence = Path(path), folder.snapshot, folder.last_sequence
         for record in folder.updates:
