@@ -466,6 +466,14 @@ def test_other_machines_need_a_token(tmp_path, monkeypatch, host):
         serve(tmp_path, host)
 
 
+def test_a_port_that_is_taken_is_named(tmp_path):
+    RewardModel.create(ArrayEncoder(1, features=8)).save(tmp_path / "rm")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1, port {port}: .*in use"):
+            serve(tmp_path / "rm", port=port)
+
+
 def test_a_blank_token_is_none_at_all():
     with pytest.raises(ValueError, match="not blank"):
         create_app(RewardModel.create(ArrayEncoder(3, features=32)), token=" ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,7 +65,8 @@ def serve(
     """Serve a saved model until SIGTERM or SIGINT, then finish what has been begun and return.
 
     token: also from the environment variable VALUEGRAPH_TOKEN, out of sight of `ps`. Any host but a loopback
-        one demands it: raises `ValueError` without. port: 0 takes a free one; the log says which.
+        one demands it: raises `ValueError` without. port: 0 takes a free one; the log says which. Raises
+        `OSError` where nobody may listen there.
 
     One process serves a folder for writing; a second one may score, and its updates are refused.
     """
@@ -79,6 +81,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise _missing(error) from error
     with RewardModel.load(model_dir, device=device) as rm:
+        _check_address(host, port)
         app = create_app(rm, token=token, limits=limits, name=Path(model_dir).resolve().name)
         _warm_up(rm)
         config = uvicorn.Config(
@@ -115,6 +118,17 @@ def _warm_up(rm: RewardModel) -> None:
     rm.score([Episode("warm-up", (Step(observation, "ready"),), goal="ready")])
     scratch = RewardModel.create(ArrayEncoder(1, features=8), rm.config)
     scratch.update([Episode("warm-up", (Step((0.0,)), Step((1.0,))), outcome=1.0)])
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise `OSError` with a sentence, where uvicorn would log and exit."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
 
 
 def _check_token(token: str | None) -> None:
