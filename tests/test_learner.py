@@ -109,7 +109,7 @@ def test_without_held_out_episodes_there_is_no_validation() -> None:
     assert EpisodeDataModule(toy(4), toy(0)).val_dataloader() == []
 
 
-@pytest.mark.parametrize(("episodes", "held"), [(0, 0), (1, 0), (19, 0), (20, 2), (100, 10)])
+@pytest.mark.parametrize(("episodes", "held"), [(0, 0), (1, 0), (49, 0), (50, 5), (100, 10)])
 def test_the_split_is_a_partition(episodes: int, held: int) -> None:
     train, held_out = split(episodes, FitConfig())
     assert len(held_out) == held
@@ -157,7 +157,7 @@ def test_training_stops_early_and_keeps_the_best_weights(monkeypatch) -> None:
         raising=False,
     )
     config = FitConfig(**{**CONFIG.to_dict(), "epochs": 12, "patience": 2})
-    data, contrary = toy(), toy(12, seed=1, upside_down=True)
+    data, contrary = toy(32), toy(12, seed=1, upside_down=True)
     stopped = train_net(DIM, data, contrary, config, progress=False)
     assert len(epochs) < 12
     epochs.clear()
@@ -167,6 +167,17 @@ def test_training_stops_early_and_keeps_the_best_weights(monkeypatch) -> None:
     epochs.clear()
     train_net(DIM, data, toy(12, seed=1), config, progress=False)  # nor do episodes that agree
     assert len(epochs) > 4
+
+
+def test_few_episodes_are_gone_through_more_often(monkeypatch) -> None:
+    steps = []
+    monkeypatch.setattr(
+        InstrumentalLearner, "on_train_batch_end", lambda self, *_: steps.append(1), raising=False
+    )
+    for episodes, expected in [(3, 4 * 4), (20, 3 * 8), (32, 4 * 4), (40, 5 * 4)]:
+        steps.clear()
+        train_net(DIM, toy(episodes), toy(0), CONFIG, progress=False)
+        assert len(steps) == expected
 
 
 def test_half_of_the_batches_leave_out_the_task(monkeypatch) -> None:
@@ -211,9 +222,9 @@ def test_a_trainer_of_ones_own_with_checkpoints_that_load_without_pickle(tmp_pat
     from valuegraph.encoders import ArrayEncoder
 
     encoder = ArrayEncoder(2, features=8)
-    train, held = training_sets(episodes(), encoder, CONFIG)
-    assert len(held) == 2
-    assert 22 < len(train) <= 22 + 8  # some of the eight successes come a second time, with another goal
+    train, held = training_sets(episodes(60), encoder, CONFIG)
+    assert len(held) == 6
+    assert 54 < len(train) <= 54 + 20  # some of the twenty successes come a second time, with another goal
     data = EpisodeDataModule(train, held, batch_size=8)
     torch.manual_seed(0)
     learner = InstrumentalLearner(learner_width(encoder.dim), 8, 4, total_steps=2 * data.batches)

@@ -269,6 +269,24 @@ def test_a_place_where_a_few_fail_is_no_dead_end() -> None:
     assert utility(mixed, 0, 5, 4) < 0.05  # control
 
 
+def test_few_episodes_let_the_words_of_a_new_goal_speak() -> None:
+    """A step near the words of a goal that nobody was after yet is worth more than one far from them."""
+    new = STATES[9]
+    near = replace(rollout(1, 2, goal=new), steps=np.stack([STATES[1], 0.8 * STATES[2] + 0.6 * new]))
+    far = rollout(1, 2, goal=new)
+
+    def total(episodes: int, told: Encoded) -> float:
+        known = scorer_of([([0, 1, 2, 3], 1.0)] * 2, Calibration(goal_mid=0.3, goal_spread=0.1))
+        known.graph.episodes = episodes
+        return float(known.score(told)[0].closing[-1])
+
+    assert total(2, near) > 2.0 * total(2, far)
+    ratio = [total(n, far) / total(100, far) for n in (2, 50, 100, 200)]
+    assert ratio == sorted(ratio)
+    assert ratio[0] < 0.5
+    assert ratio[2] == ratio[3] == 1.0
+
+
 def test_who_did_all_that_a_success_does_made_no_bad_end() -> None:
     """Most who came to 3 by another way had failed there, so 3 alone is no good end."""
     known = scorer_of([([0, 1, 2, 3], 1.0)] * 3 + [([4, 3], 0.0)] * 5)

@@ -50,7 +50,7 @@ class FitConfig:
     hidden: int = 192
     """Width of the learner's hidden layers."""
     epochs: int = 15
-    """Passes over the training episodes, at most."""
+    """Passes over the training episodes, at most; more where they make fewer than four batches."""
     patience: int = 5
     """Epochs without a better held-out loss after which training stops."""
     batch_size: int = 32
@@ -58,7 +58,7 @@ class FitConfig:
     learning_rate: float = 2e-3
     """Peak of the one-cycle schedule."""
     validation: float = 0.1
-    """Share of the episodes held out for early stopping and calibration, in [0, 1]."""
+    """Share of the episodes held out for early stopping and calibration, in [0, 1]; none of fewer than 50."""
     device: str = "auto"
     """"auto", "cpu" or "cuda": where the learner trains and the index is searched."""
 

@@ -32,7 +32,8 @@ from valuegraph.threads import one_thread
 
 __all__ = ["Fitted", "fit_memory", "outcomes_of", "step_words", "training_sets", "visits_of"]
 
-_FEWEST = 20  # episodes below which none is held out
+_FEWEST = 50  # episodes below which none is held out: a handful decides nothing
+_BATCHES = 4  # of fewer an epoch goes through its episodes several times
 _MISLED = 1.0  # share of successes that the learner also sees with a goal that was not theirs
 _TOGETHER = 256  # episodes that the learner reads in one call
 
@@ -158,6 +159,7 @@ def train_net(dim: int, train: Any, held_out: Any, config: FitConfig, progress: 
     from valuegraph.learner import EpisodeDataModule, InstrumentalLearner
 
     data = EpisodeDataModule(train, held_out, config.batch_size, config.seed)
+    epochs = config.epochs * -(-_BATCHES // data.batches)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         torch.manual_seed(config.seed)
@@ -166,13 +168,13 @@ def train_net(dim: int, train: Any, held_out: Any, config: FitConfig, progress: 
             hidden=config.hidden,
             z_dim=config.z_dim,
             learning_rate=config.learning_rate,
-            total_steps=config.epochs * data.batches,
+            total_steps=epochs * data.batches,
             seed=config.seed,
         )
         best = ModelCheckpoint(dirpath=folder, monitor="validation_loss")
         stop = EarlyStopping("validation_loss", patience=config.patience)
         trainer = lightning.Trainer(
-            max_epochs=config.epochs,
+            max_epochs=epochs,
             accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
             devices=1,
             callbacks=[best, stop] if len(held_out) else [],

@@ -42,7 +42,6 @@ Observation = str | tuple[float, ...]
 
 # Logged updates after which the next one writes a snapshot, so that loading never replays more.
 _LOGGED = 64
-_SMALL = 50_000  # nodes up to which writing is work in small pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +191,12 @@ class RewardModel:
 
     def _prepare(self, episodes: Sequence[Episode]) -> Any:
         encoded = encode_episodes(episodes, self.encoder, self.config.evidence)
-        return visits_of(episodes, encoded, self._calibration, self._net, self._graph)
+        with one_thread():
+            return visits_of(episodes, encoded, self._calibration, self._net, self._graph)
 
     def _apply(self, episodes: Sequence[Episode], visits: Any, durable: bool) -> UpdateReport:
         graph = self._graph
-        with self._lock.write, one_thread(len(graph) <= _SMALL):
+        with self._lock.write, one_thread():
             nodes, edges = len(graph), len(graph.edges)
             graph.write(visits)
             self._scorer.refresh()

@@ -28,6 +28,7 @@ _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
 _UNDONE, _DONE = 0.9, 1.0  # g from which on that does not matter: all that a success does was done
 _FLUKE, _SOUND = 0.3, 0.8  # value of a way's end, beside the best for its goal, from a fluke to a sound one
+_EXPERIENCED = 100  # episodes from which on what was learned from them says enough of a new goal
 _VAGUE, _SURE = 0.6, 0.9  # how sure the memory must be of a rollout before its word on the end counts
 _SMALL = 50_000  # nodes up to which searching is work in small pieces
 _TOGETHER = 16  # rollouts that a thread is worth waking for
@@ -226,12 +227,14 @@ class Scorer:
         # Where most episodes end badly is a dead end, whatever is done or said afterwards.
         alive = 1.0 - np.maximum.accumulate(np.clip(2.0 * read.dead_end - 1.0, 0.0, 1.0))
 
+        hint = self._hint(one, counted)
+
         def utility(weights: _Account, confidence: Array, full: Array | float) -> tuple[Array, Array, Array]:
             share = weights.memory * confidence * held
             terminal = remembered if value is None else geometric_blend(value, remembered, share)
             instrumental = confidence * aligned.strict + (1.0 - confidence) * aligned.loose
             weight = weights.way * confidence + weights.doubted * (1.0 - confidence)
-            total = combine(terminal, instrumental, weight)
+            total = combine(terminal, instrumental, weight) * hint ** (1.0 - confidence)
             return np.clip(total / full, 0.0, 1.0) * alive, terminal, instrumental
 
         # On the way, the goal alone says how far the memory is to be trusted. With the last step that counts
@@ -259,6 +262,17 @@ class Scorer:
             sure,
             aligned.way,
         )
+
+    def _hint(self, one: Encoded, counted: NDArray[np.bool_]) -> Array:
+        """(T,) in (0, 1] how near a new goal has come to be, by its words: all that a novice can go by.
+
+        tau^n of the nearest step that counts so far, n = 1 - episodes / 100. With more episodes it is one.
+        """
+        novice = 1.0 - self.graph.episodes / _EXPERIENCED
+        if novice <= 0.0 or not one.goals[0].any():
+            return np.ones(len(one.steps))
+        near = self.calibration.goal_match(np.where(counted, one.steps @ one.goals[0], -1.0))
+        return np.maximum.accumulate(near) ** novice
 
     def _read(self, z: Floats | None, steps: Floats, goals: Floats) -> _Reading:
         """Everything that the memory says of each step, in one search."""
