@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,6 +24,7 @@ from valuegraph.faiss_search import (
 )
 from valuegraph.growing import LabelOf
 from valuegraph.locks import ReadWriteLock
+from valuegraph.threads import one_thread, several_threads
 from valuegraph.tiers import TIERS, TRAIN_FROM, device_of, tier_for
 from valuegraph.vectors import (
     SearchResult,
@@ -192,7 +194,7 @@ class FaissIndex:
         """
         wanted, k = check_queries(queries, self.dim), check_k(k)
         hint = None if beside is None else check_queries(beside, self.dim, "beside")
-        with self._lock.read:
+        with self._lock.read, self._alone(len(wanted)):
             wanted = widened(wanted, self._host.d)
             if hint is not None and not self._flat and self._gpu is None:
                 lists = [self._lists(widened(part, self._host.d)) for part in (wanted, hint)]
@@ -209,7 +211,7 @@ class FaissIndex:
         """
         base, extra, k = check_queries(queries, self.dim), check_queries(more, self.dim, "more"), check_k(k)
         n = len(base)
-        with self._lock.read:
+        with self._lock.read, self._alone(n):
             if self._by_lists(n):
                 parts = [widened(part, self._host.d) for part in (base, extra)]
                 nearest = self._lists(parts[0])[1]
@@ -347,6 +349,10 @@ class FaissIndex:
         """Whether so many queries may read lists as a whole."""
         enough = self._gpu is None and queries >= _PRODUCT_FROM["ivf"]
         return enough and not self._flat and self._tier == "ivf_fp16"
+
+    def _alone(self, queries: int) -> AbstractContextManager[None]:
+        """One thread for so many queries: in lists, pools of numpy, torch and FAISS wait for each other."""
+        return one_thread(self._by_lists(queries) and several_threads())
 
     def _crowded(self, nearest: NDArray[np.int64], times: int = 1) -> bool:
         """Whether the lists that are visited have visitors enough, each of whom asks so many times."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
-__all__ = ["one_thread", "side_by_side"]
+__all__ = ["one_thread", "several_threads", "side_by_side"]
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -27,6 +27,13 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
         return
     with _pools(len(sys.modules)).limit(limits=1):
         yield
+
+
+def several_threads() -> bool:
+    """Whether the caller may use more than one."""
+    import torch
+
+    return torch.get_num_threads() > 1
 
 
 def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
