@@ -4,8 +4,8 @@
 
 The encoder's rows are cached. Goals have 16 stages, an episode visits them in order or shuffled, and what it
 sees of each is a unit vector near it, 384 wide, as a sentence encoder makes them. One thread, unless
-OMP_NUM_THREADS says otherwise. Times are on the clock; those of the processor, so named, leave out what a
-machine that others use makes it wait.
+OMP_NUM_THREADS says otherwise; two for a last batch of scores. Times are on the clock; those of the
+processor, so named, leave out what a machine that others use makes it wait.
 """
 
 from __future__ import annotations
@@ -160,6 +160,23 @@ def bench_scoring(model: RewardModel, world: World, rounds: int = 7) -> dict[str
     }
 
 
+def bench_two_threads(model: RewardModel, world: World, rounds: int = 7) -> dict[str, Any]:
+    """The same by two threads, where there are two processors; on the clock."""
+    import torch
+
+    rollouts, threads, seconds = world.episodes(BATCH), torch.get_num_threads(), np.empty(rounds)
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    try:
+        model.score(rollouts)
+        for i in range(rounds):
+            start = time.perf_counter()
+            model.score(rollouts)
+            seconds[i] = time.perf_counter() - start
+    finally:
+        torch.set_num_threads(threads)
+    return {"steps_per_s": BATCH * STAGES / float(np.median(seconds)), "seconds": float(np.median(seconds))}
+
+
 def footprint(model: RewardModel) -> dict[str, Any]:
     """Bytes a memory takes in the process, part by part, against its raw vectors in single precision."""
     graph, index = model.graph, model.graph.index
@@ -198,6 +215,7 @@ def run(nodes: int) -> dict[str, Any]:
         "memory": footprint(model),
         "scoring": bench_scoring(model, world),
         "updates": bench_updates(model, world),
+        "two_threads": bench_two_threads(model, world),
     }
 
 

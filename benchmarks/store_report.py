@@ -110,11 +110,12 @@ LINES = [
         f"{SCORING}/ratio_to_bare_search_processor",
     ),
     Line(
-        "the same, steps a second and processor; two were to make 10,000",
+        "the same, steps a second of one processor",
         ">= 5,000",
         ratio(f"{SCORING}/steps", f"{SCORING}/processor_s"),
         "{:,.0f}",
     ),
+    Line("the same by two threads, on the clock", ">= 10,000", f"{MODEL}/two_threads/steps_per_s", "{:,.0f}"),
     Line(
         "Scoring with the encoder in, cache empty: speed to a plain encode of each step",
         ">= 3",

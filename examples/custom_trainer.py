@@ -52,7 +52,8 @@ def main() -> None:
         total_steps=args.epochs * data.batches,
         seed=config.seed,
     )
-    best = ModelCheckpoint(dirpath=args.out / "checkpoints", monitor="validation_loss")
+    watched = "validation_loss" if len(validation) else "train_loss"  # of few episodes none is held out
+    best = ModelCheckpoint(dirpath=args.out / "checkpoints", monitor=watched)
     trainer = lightning.Trainer(
         max_epochs=args.epochs,
         gradient_clip_val=1.0,
