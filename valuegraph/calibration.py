@@ -83,7 +83,7 @@ def saturation(totals: Array, succeeded: NDArray[np.bool_], penultimate: Array) 
     won = totals[succeeded]
     short = np.concatenate([totals[~succeeded], penultimate])
     if len(won) < _FEWEST:
-        return Calibration().saturation
+        return SATURATION
     ceiling = float(np.quantile(short, 0.95)) if len(short) else 0.0
     return float(np.clip(max(np.quantile(won, 0.2), ceiling), 0.3, 0.99))
 

@@ -114,20 +114,17 @@ def _remember(
 def _calibrated(scorer: Scorer, known: Prepared, held_out: NDArray[np.int64]) -> Calibration:
     """The scale of scores, from episodes that are not in the memory yet."""
 
-    def scored(episodes: NDArray[np.int64], calibration: Calibration) -> list[RolloutScore]:
-        scorer.calibration = calibration
-        return [scorer.score_one(known.encoded, b) for b in episodes.tolist()]
+    def scored(choice: bool) -> list[RolloutScore]:
+        scorer.calibration = replace(calibration, exclusive=choice, saturation=1.0)
+        return [scorer.score_one(known.encoded, b) for b in held_out.tolist()]
 
     calibration, won = scorer.calibration, known.outcomes[held_out] > 0.5
-    alone, alike = (
-        [s.instrumental[-1] for s in scored(held_out[won], replace(calibration, exclusive=choice))]
-        for choice in (True, False)
-    )
-    calibration = replace(calibration, exclusive=exclusive(alone, alike))
-    held = scored(held_out, replace(calibration, saturation=1.0))
+    alone, alike = scored(True), scored(False)
+    choice = exclusive(*(np.array([s.instrumental[-1] for s in scores])[won] for scores in (alone, alike)))
+    held = alone if choice else alike
     totals = np.array([score.closing[-1] for score in held])
     short = [s.closing[-2] for s, ok in zip(held, won, strict=True) if ok and len(s.closing) > 1]
-    return replace(calibration, saturation=saturation(totals, won, np.array(short)))
+    return replace(calibration, exclusive=choice, saturation=saturation(totals, won, np.array(short)))
 
 
 def countable(encoded: Encoded) -> NDArray[np.bool_]:
