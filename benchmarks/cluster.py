@@ -152,9 +152,8 @@ def remembered(files: list[Path], cache: Path | None) -> tuple[CSR, np.ndarray, 
     """The graph that a fit on recorded episodes leaves."""
     config, encoder = FitConfig(epochs=2, device="cpu"), TextEncoder(device="cpu", cache_dir=cache)
     graph = RewardModel.fit(read_episodes(*files), encoder, config, progress=False).graph
-    away = graph.column("ended") + graph.column("gone")
-    moves = transition_probabilities(graph.edges.snapshot(), config.unseen, away)
-    return moves, graph._own.rows.copy(), config.gamma
+    moves = transition_probabilities(graph.edges.snapshot(), config.unseen, graph.nodes.away)
+    return moves, graph.own_worth(slice(None)), config.gamma
 
 
 def bench_blocks(

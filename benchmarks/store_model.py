@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -182,13 +181,12 @@ def footprint(model: RewardModel) -> dict[str, Any]:
     graph, index = model.graph, model.graph.index
     assert isinstance(index, FaissIndex)
     n = len(graph)
-    columns = (*graph._columns.values(), graph._values, graph._residual, graph._own, graph._goal_of)
     parts = {
         "vectors_and_lists": len(index.to_bytes()) - index._ids[: index._next].nbytes,
         "ids": index.ids_nbytes,
         "edges": graph.edges.nbytes,
-        "statistics": sum(column._room.nbytes for column in columns),
-        "texts": sys.getsizeof(graph.texts) + sum(map(sys.getsizeof, graph.texts)),
+        "statistics": graph.nodes.nbytes,
+        "texts": graph.nodes.texts.nbytes,
     }
     each = {name: size / n for name, size in parts.items()}
     total = sum(each.values())

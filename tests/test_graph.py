@@ -448,6 +448,22 @@ def test_state_survives_and_grows_on_as_if_nothing_had_happened(
     assert again.index.to_bytes() == graph.index.to_bytes()
 
 
+def test_what_older_versions_saved_is_read() -> None:
+    """They kept fewer statistics, and no residuals."""
+    graph = written([([0, 1, 2], 1.0), ([0, 3], 0.0)], trace=0.5)
+    arrays, documents = graph.state()
+    older = {name: rows for name, rows in arrays.items() if name not in ("residual", "rested")}
+    older["stats"] = arrays["stats"][:, :6]
+    again = ValueGraph.from_state(DIM, 0, graph.config, older, documents, graph.index.to_bytes(), "cpu")
+    assert again.texts == graph.texts
+    for name, rows in again.state()[0].items():
+        if name != "residual":
+            np.testing.assert_array_equal(rows, arrays[name], err_msg=name)
+    for each in (graph, again):
+        each.write([visit(each, [3, 1, 4], 1.0)])
+    np.testing.assert_allclose(again.values, graph.values, atol=1e-5)
+
+
 def test_merge_at_one_keeps_apart_all_that_differ_but_for_rounding() -> None:
     near = np.stack([STATES[0], STATES[0] + 0.05 * STATES[1], STATES[0]])
     near /= np.linalg.norm(near, axis=1, keepdims=True)

@@ -18,9 +18,9 @@ FLOORS = (
     "durable tensor_file wal_format wal manifest regularize",
     "trajectories conversations chat_templates importers testing "
     "model_weights text_models embedding_cache array_encoder encoders "
-    "locks growing vectors faiss_gpu tiers faiss_search faiss_build faiss_index index "
+    "locks growing texts vectors faiss_gpu tiers faiss_search faiss_build faiss_index index "
     "adjacency edges propagation ray_workers sharded_index block_propagation",
-    "context paths placing graph networks utility calibration",
+    "context paths placing nodes graph networks utility calibration",
     "consolidation learner scoring fitting explain",
     "persistence model_state hub",
     "reward_model ray_fit monitor",

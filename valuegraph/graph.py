@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from valuegraph.config import FitConfig
 from valuegraph.edges import EdgeTable, hebbian_events
-from valuegraph.growing import GrowingArray
 from valuegraph.index import (
     SearchResult,
     VectorIndex,
@@ -25,6 +24,7 @@ from valuegraph.index import (
     search_beside,
     search_both,
 )
+from valuegraph.nodes import COUNTED, LEDGER, NodeTable
 from valuegraph.paths import Goals, Path, Paths
 from valuegraph.placing import Memory, Placing, Visit, groups, newest
 from valuegraph.propagation import (
@@ -49,8 +49,6 @@ _EQUAL = 1.0 - 1e-5  # keys that are one but for rounding
 _TOLERANCE = 1e-6  # residual of the values: none is further than it / (1 - gamma) from the exact one
 _FADED = 1e-3  # weight below which an edge is forgotten
 _MANY = 4  # a change of more than one node in so many calls for a sweep over all of them
-_COLUMNS = ("visits", "credit", "episodes", "successes", "won", "ended")
-_LEDGER = (*_COLUMNS, "gone", "gone_worth")  # and the weight of ways to what was forgotten, and its worth
 
 
 class Neighbours(NamedTuple):
@@ -84,19 +82,19 @@ class ValueGraph:
         self._share = rates / self._rate
         self.index = index or make_index(self.width, device=self.config.device)
         self.edges = EdgeTable()
-        self.texts: list[str] = []
+        self.nodes = NodeTable()
         self.goals, self._paths = Goals(), Paths()
         self.episodes = 0
-        self._goal_of = GrowingArray(np.zeros(0, np.int64))
-        self._values = GrowingArray(np.zeros(0))
-        self._residual = GrowingArray(np.zeros(0))
-        self._own = GrowingArray(np.zeros(0))
-        self._columns = {name: GrowingArray(np.zeros(0)) for name in _LEDGER}
         self.rested = np.zeros(0, np.float32)
         """(E',) weights of the edges when the graph was last consolidated."""
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.nodes)
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """What the steps said."""
+        return self.nodes.texts
 
     @property
     def paths(self) -> list[Path]:
@@ -111,12 +109,12 @@ class ValueGraph:
     @property
     def values(self) -> NDArray[np.float64]:
         """(n,) value h of each node, in [0, 1]."""
-        return self._values.rows
+        return self.nodes.values
 
     @property
-    def goal_of(self) -> NDArray[np.int64]:
+    def goal_of(self) -> NDArray[np.int32]:
         """(n,) row of the goal that each node was made for."""
-        return self._goal_of.rows
+        return self.nodes.goal_of
 
     @property
     def width(self) -> int:
@@ -126,7 +124,7 @@ class ValueGraph:
     def column(self, name: str) -> NDArray[np.float64]:
         """(n,) a statistic of the nodes: visits, credit (sum of y), episodes, successes, won, ended; "gone",
         the weight of edges to nodes since forgotten, and "gone_worth", the same times gamma h of these."""
-        return self._columns[name].rows
+        return self.nodes.column(name)
 
     def keys(self, z: Floats | None, steps: Floats | None, goals: Floats | None) -> Floats:
         """(n, K) keys or queries; a part that is None is left empty and does not weigh in a query."""
@@ -238,7 +236,7 @@ class ValueGraph:
         self, visit: Visit, goal: int, nodes: NDArray[np.int64], surprise: NDArray[np.float64]
     ) -> None:
         config, last = self.config, nodes[-1]
-        visits, credit, episodes, successes, won, ended = (self.column(name) for name in _COLUMNS)
+        visits, credit, episodes, successes, won, ended = (self.column(name) for name in COUNTED)
         if len(nodes) > 1:
             events = hebbian_events(nodes, config.trace, config.surprise, surprise)
             self.edges.upsert(events.tails, events.heads, events.amounts, config.forgetting)
@@ -272,11 +270,7 @@ class ValueGraph:
         if fresh:
             placed.add(keys[fresh])
             self.edges.grow(len(self) + len(fresh))
-            self.texts.extend(visit.memories[t].text for t in fresh)
-            self._goal_of.extend(np.full(len(fresh), goal))
-            self._values.extend(predicted[fresh])
-            for column in (self._residual, self._own, *self._columns.values()):
-                column.extend(np.zeros(len(fresh)))
+            self.nodes.extend((visit.memories[t].text for t in fresh), goal, predicted[fresh])
         return nodes, predicted
 
     def gathered(
@@ -289,13 +283,9 @@ class ValueGraph:
         """
         copy = ValueGraph(self.dim, self.z_dim, self.config, index)
         copy.goals, copy.episodes = self.goals, self.episodes
-        copy.texts = [self.texts[i] for i in kept.tolist()]
-        copy._goal_of, copy._values = GrowingArray(self.goal_of[kept]), GrowingArray(self.values[kept])
-        copy._residual, copy._own = (GrowingArray(np.zeros(len(kept))) for _ in range(2))
         stays = place >= 0
-        for name in _LEDGER:
-            summed = np.bincount(place[stays], weights=self.column(name)[stays], minlength=len(kept))
-            copy._columns[name] = GrowingArray(summed.astype(np.float64))
+        at, most = place[stays], len(kept)
+        ledger = {name: np.bincount(at, self.column(name)[stays], most).astype(np.float64) for name in LEDGER}
         edges, amounts = self.edges.edges(), self.edges.edges().amounts
         unused = np.zeros(len(amounts), np.bool_)
         unused[: len(self.rested)] = amounts[: len(self.rested)] == self.rested
@@ -306,8 +296,10 @@ class ValueGraph:
         copy.edges = EdgeTable.from_edges(tails[inside], heads[inside], amounts[inside], len(kept))
         copy.rested = copy.edges.edges().amounts
         worth = self.config.gamma * self.values[edges.heads[cut]]
-        np.add.at(copy.column("gone"), tails[cut], amounts[cut])
-        np.add.at(copy.column("gone_worth"), tails[cut], amounts[cut] * worth)
+        np.add.at(ledger["gone"], tails[cut], amounts[cut])
+        np.add.at(ledger["gone_worth"], tails[cut], amounts[cut] * worth)
+        texts = (self.texts[i] for i in kept.tolist())
+        copy.nodes = NodeTable(texts, self.goal_of[kept], self.values[kept], ledger=ledger)
         for path in self.paths:
             nodes = place[np.array(path.nodes)]
             if (nodes >= 0).any():
@@ -326,23 +318,23 @@ class ValueGraph:
         """Values of all nodes, from nothing: h = r + gamma P h, the discounted chance of a good end, or the
         best way."""
         config, graph = self.config, self.edges.snapshot()
-        self._weigh(np.arange(len(self)))
+        own = self.own_worth(slice(None))
         if config.propagation == "max_product":
             unit = replace(graph, weights=np.ones_like(graph.weights))
-            self.values[:] = max_product(unit, self._own.rows, config.gamma).values
+            self.values[:] = max_product(unit, own, config.gamma).values
             return
-        moves = transition_probabilities(graph, config.unseen, self.column("ended") + self.column("gone"))
-        self.values[:] = first_hit(moves, self._own.rows, config.gamma, tol=_TOLERANCE).values
-        self._residual.rows[:] = 0.0
+        moves = transition_probabilities(graph, config.unseen, self.nodes.away)
+        self.values[:] = first_hit(moves, own, config.gamma, tol=_TOLERANCE).values
+        self.nodes.residual[:] = 0.0
 
-    def _weigh(self, nodes: NDArray[np.int64]) -> None:
-        """What nodes are worth by themselves: the share of all that happened here that was a good end, or
-        the share of the ends."""
+    def own_worth(self, nodes: NDArray[np.int64] | slice) -> NDArray[np.float64]:
+        """(n,) what nodes are worth by themselves: the share of all that happened there that was a good end,
+        or the share of the ends."""
         won = self.column("won")[nodes] + self.column("gone_worth")[nodes]
         mass = self.column("ended")[nodes] + self.column("gone")[nodes]
         if self.config.propagation == "first_hit":
             mass = self.edges.links().out_weight[nodes] + mass + self.config.unseen
-        self._own.rows[nodes] = np.divide(won, mass, out=np.zeros(len(won)), where=mass > 0.0)
+        return np.divide(won, mass, out=np.zeros(len(won)), where=mass > 0.0)
 
     def _repair(self, touched: NDArray[np.int64], start: int, thorough: bool = True) -> None:
         """`propagate` after a change of the touched nodes; those from `start` on are new.
@@ -357,20 +349,20 @@ class ValueGraph:
         if endless or (thorough and _MANY * len(touched) > len(self)):
             self.propagate()
             return
-        self._weigh(touched)
-        links, own = self.edges.links(), self._own.rows
+        links, own = self.edges.links(), np.empty(len(self))
+        own[touched] = self.own_worth(touched)  # of the others none is read
         if config.propagation == "max_product":
             done = raise_values(self.values, links, touched, own, config.gamma, unit=True) is not None
         else:
             updates = sweep_values(
                 self.values,
-                self._residual.rows,
+                self.nodes.residual,
                 links,
                 touched,
                 own,
                 config.gamma,
                 kappa0=config.unseen,
-                out_extra=self.column("ended") + self.column("gone"),
+                out_extra=self.nodes.away,
                 tol=_TOLERANCE,
                 max_updates=len(self),
             )
@@ -423,11 +415,11 @@ class ValueGraph:
         """Arrays and documents that `from_state` takes, beside the index."""
         edges = self.edges.edges()
         arrays: dict[str, NDArray] = {
-            "stats": np.stack([self.column(name) for name in _LEDGER], axis=1),
+            "stats": np.stack([self.column(name) for name in LEDGER], axis=1),
             "rested": self.rested,
             "values": self.values.copy(),
-            "residual": self._residual.rows.copy(),
-            "goal_of": self.goal_of.copy(),
+            "residual": self.nodes.residual.copy(),
+            "goal_of": self.goal_of.astype(np.int64),
             "edge_tails": edges.tails,
             "edge_heads": edges.heads,
             "edge_weights": edges.amounts,
@@ -450,20 +442,15 @@ class ValueGraph:
     ) -> ValueGraph:
         """The inverse of `state`."""
         graph = cls(dim, z_dim, config, index_from_bytes(index, device=device))
-        graph.texts = list(documents["texts"])
-        stats = arrays["stats"].T
-        for i, name in enumerate(_LEDGER):  # older folders lack the last two
-            column = stats[i] if i < len(stats) else np.zeros(stats.shape[1])
-            graph._columns[name] = GrowingArray(np.ascontiguousarray(column))
+        # Older folders lack the last two columns, and those before them the residual.
+        ledger = dict(zip(LEDGER, arrays["stats"].T, strict=False))
+        residual = arrays.get("residual")
+        graph.nodes = NodeTable(documents["texts"], arrays["goal_of"], arrays["values"], residual, ledger)
         graph.rested = arrays.get("rested", np.zeros(0, np.float32))
-        graph._values, graph._goal_of = GrowingArray(arrays["values"]), GrowingArray(arrays["goal_of"])
-        graph._residual = GrowingArray(arrays.get("residual", np.zeros(len(graph.texts))))
-        graph._own = GrowingArray(np.zeros(len(graph.texts)))
         graph.edges = EdgeTable.from_edges(
-            arrays["edge_tails"], arrays["edge_heads"], arrays["edge_weights"], len(graph.texts)
+            arrays["edge_tails"], arrays["edge_heads"], arrays["edge_weights"], len(graph)
         )
         graph.goals = Goals.from_arrays(documents["goals"], arrays)
         graph._paths = Paths.from_arrays(arrays)
         graph.episodes = int(arrays["episodes"][0])
-        graph._weigh(np.arange(len(graph)))
         return graph

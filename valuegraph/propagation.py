@@ -184,7 +184,7 @@ def raise_values(
       values: (n,) the solution before the change; new nodes zero. Changed in place.
       links: the edges after the change, with w_ij / (sum_j w_ij + extra_i + kappa0) as the weight of each.
       dirty: nodes whose outgoing edges or source changed.
-      source: (n,) as for `max_product`.
+      source: (n,) as for `max_product`; only that of dirty nodes is read.
       gamma: discount in [0, 1].
       kappa0: as for `transition_probabilities`.
       out_extra: as for `transition_probabilities`.
@@ -225,7 +225,7 @@ def sweep_values(
       residual: (n,) r + gamma P h - h as the last repair left it; zeros after `first_hit`. Changed in place.
       links: the edges after the change, with P_ij = w_ij / (sum_j w_ij + extra_i + kappa0).
       dirty: nodes whose outgoing edges, extra weight or reward changed.
-      reward: (n,) as for `first_hit`; with P it leaves every row at most one.
+      reward: (n,) as for `first_hit`, read at dirty nodes only; with P it leaves every row at most one.
       gamma: discount in [0, 1].
       kappa0: as for `transition_probabilities`.
       out_extra: as for `transition_probabilities`.
