@@ -22,7 +22,7 @@ FLOORS = (
     "adjacency edges propagation ray_workers sharded_index block_propagation",
     "context paths placing nodes graph networks utility calibration",
     "consolidation learner scoring fitting explain",
-    "persistence model_state hub",
+    "saved_folder persistence model_state hub",
     "reward_model ray_fit monitor",
     "integrations._rollouts integrations._tokens integrations._growing integrations. "
     "payloads batching admission http_schemas http_app server demo cli",

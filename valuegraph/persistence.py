@@ -13,20 +13,18 @@ before the commit leaves the old snapshot, and litter; a crash after it leaves t
 under hidden names, where readers look first. The next writer finishes the renames and takes out the litter.
 The manifest records the last update that the snapshot contains, so one that is still in the log counts once.
 
-Readers need no lock: they open every file before they read one, and begin again if a commit fell in between.
+Here is who writes it, and all the names of the rest; how it is read is in `saved_folder`.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -39,22 +37,20 @@ from valuegraph.durable import (
     sync_folder,
 )
 from valuegraph.manifest import (
-    CONFIG,
     FORMAT_VERSION,
     LOG,
     MANIFEST,
     Manifest,
     committed,
-    load_member,
     missing,
-    opened,
     plan_files,
     read_manifest,
     staged,
     write_member,
 )
+from valuegraph.saved_folder import Finding, Folder, check_log, read_folder, verify_folder
 from valuegraph.wal import WriteAheadLog
-from valuegraph.wal_format import LogReader, Record
+from valuegraph.wal_format import Record
 
 __all__ = [
     "FORMAT_VERSION",
@@ -72,35 +68,6 @@ __all__ = [
 ]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """One consistent view of a model folder: its newest snapshot, and the updates logged since."""
-
-    path: Path
-    config: dict[str, Any]
-    tensors: dict[str, dict[str, np.ndarray]]
-    blobs: dict[str, bytes]
-    documents: dict[str, Any]
-    snapshot: int
-    """Number of the snapshot, counting up from 1."""
-    last_sequence: int
-    """Number of the last update that the snapshot contains."""
-    updates: tuple[Record, ...]
-    """The logged updates after that one, in order."""
-    notices: tuple[str, ...]
-    """What was out of the ordinary and harmless, such as the torn tail of the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that `verify_folder` found."""
-
-    file: str
-    problem: str
-    damage: bool = True
-    """False for what a crash may leave: nothing is lost, and the next writer tidies it up."""
 
 
 def write_folder(
@@ -121,57 +88,6 @@ def write_folder(
     """
     with FolderWriter(path) as writer:
         return writer.snapshot(config=config, tensors=tensors, blobs=blobs, documents=documents)
-
-
-def read_folder(path: str | os.PathLike[str], *, verify: bool = True) -> Folder:
-    """Read the newest snapshot and the updates logged since; safe while somebody writes.
-
-    With `verify` off, the sha256 of each file is not computed; all else is still checked. Raises
-    `ModelFolderError` naming the file that is missing, damaged, cut short or written by a newer version.
-    """
-    folder = Path(path)
-    with opened(folder) as (manifest, files):
-        contents: dict[str, dict[str, Any]] = {"config": {}, "tensors": {}, "blob": {}, "document": {}}
-        for name, member in manifest.files.items():
-            key = name if member.kind in ("config", "blob") else Path(name).stem
-            contents[member.kind][key] = load_member(folder / name, member, files[name], verify)
-        updates, notices = _read_log(folder / LOG, manifest, files[LOG])
-    return Folder(
-        path=folder,
-        config=contents["config"][CONFIG],
-        tensors=contents["tensors"],
-        blobs=contents["blob"],
-        documents=contents["document"],
-        snapshot=manifest.snapshot,
-        last_sequence=manifest.last_sequence,
-        updates=updates,
-        notices=notices,
-    )
-
-
-def verify_folder(path: str | os.PathLike[str]) -> list[Finding]:
-    """Check every checksum and every log record; an empty list says that all is as it was written."""
-    folder = Path(path)
-    findings: list[Finding] = []
-
-    def check(name: str, look: Callable[[], Any]) -> Any:
-        try:
-            return look()
-        except ModelFolderError as error:
-            findings.append(Finding(name, str(error)))
-
-    def check_all() -> None:
-        with opened(folder) as (manifest, files):
-            for name, member in manifest.files.items():
-                check(name, partial(load_member, folder / name, member, files[name], True))
-            read = check(LOG, partial(_read_log, folder / LOG, manifest, files[LOG]))
-            findings.extend(Finding(LOG, notice, damage=False) for notice in (read[1] if read else ()))
-
-    check(MANIFEST, check_all)
-    for draft in sorted(folder.glob(".*.staged")):
-        problem = f"{draft}: left by a snapshot that was interrupted or is being written"
-        findings.append(Finding(draft.name, problem, damage=False))
-    return findings
 
 
 class FolderWriter:
@@ -195,7 +111,7 @@ class FolderWriter:
                 raise missing(self.path / LOG)
             self.log = WriteAheadLog(self.path / LOG)
             if self._manifest:
-                _check_log(self.path / LOG, self._manifest, self.log.base, self.log.last_sequence)
+                check_log(self.path / LOG, self._manifest, self.log.base, self.log.last_sequence)
             elif self.log.last_sequence:
                 raise missing(self.path / MANIFEST)
         except BaseException:
@@ -297,24 +213,3 @@ class FolderWriter:
         for litter in self.path.glob(".*.staged"):
             with suppress(OSError):
                 litter.unlink()
-
-
-def _read_log(
-    path: Path, manifest: Manifest, file: BinaryIO | None
-) -> tuple[tuple[Record, ...], tuple[str, ...]]:
-    if file is None:
-        raise missing(path)
-    log = LogReader(file, path)
-    updates = tuple(record for record in log if record.sequence > manifest.last_sequence)
-    _check_log(path, manifest, log.base, log.last_sequence)
-    return updates, tuple(log.notices)
-
-
-def _check_log(path: Path, manifest: Manifest, base: int, last: int) -> None:
-    """Raise unless the log goes on where the snapshot ends."""
-    end = manifest.last_sequence
-    if not base <= end <= last:
-        raise ModelFolderError(
-            f"{path}: does not belong to the snapshot beside it: it holds updates {base + 1} to {last}, "
-            f"the snapshot ends with {end}"
-        )
