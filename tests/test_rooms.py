@@ -25,7 +25,7 @@ FLOORS = (
     "saved_folder persistence model_state hub",
     "reward_model ray_fit monitor",
     "integrations._rollouts integrations._tokens integrations._growing integrations. "
-    "payloads batching admission http_schemas http_app server demo cli",
+    "payloads batching admission http_schemas http_app server demo commands cli",
 )
 ROOMS = [room for floor in FLOORS for room in floor.split()]
 
