@@ -38,6 +38,7 @@ from valuegraph.index import make_index
 from valuegraph.propagation import first_hit, max_product, transition_probabilities
 from valuegraph.ray_workers import Workers, connect
 from valuegraph.sharded_index import Shard, ShardedIndex, merge
+from valuegraph.values import own_worth
 
 PACKAGED = Path(valuegraph.__file__).parent / "data" / "textworld_train.jsonl.gz"
 DIM, K, QUERIES = 384, 16, 64
@@ -153,7 +154,7 @@ def remembered(files: list[Path], cache: Path | None) -> tuple[CSR, np.ndarray, 
     config, encoder = FitConfig(epochs=2, device="cpu"), TextEncoder(device="cpu", cache_dir=cache)
     graph = RewardModel.fit(read_episodes(*files), encoder, config, progress=False).graph
     moves = transition_probabilities(graph.edges.snapshot(), config.unseen, graph.nodes.away)
-    return moves, graph.own_worth(slice(None)), config.gamma
+    return moves, own_worth(graph.nodes, graph.edges, config, slice(None)), config.gamma
 
 
 def bench_blocks(

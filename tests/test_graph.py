@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from valuegraph.config import FitConfig
 from valuegraph.credit import discounted_credit
 from valuegraph.graph import Memory, Neighbours, ValueGraph, Visit
+from valuegraph.graph_state import graph_from_state, graph_state
 
 DIM = 12
 STATES = np.eye(DIM, dtype=np.float32)  # no two alike
@@ -136,7 +137,7 @@ def grown(history: list[list[tuple[list[int], float]]], many: int, **config: obj
     """A graph written in several pieces; with many=0 values are always repaired, never swept."""
     graph = graph_of(**config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("valuegraph.graph._MANY", many)
+        patch.setattr("valuegraph.values._MANY", many)
         for piece in history:
             graph.write([visit(graph, states, outcome) for states, outcome in piece])
     return graph
@@ -166,7 +167,7 @@ def test_repaired_best_ways_are_those_computed_from_nothing(
 
 def test_control_without_a_repair_values_grow_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = written([([0, 1, 2], 1.0)])
-    monkeypatch.setattr(ValueGraph, "_repair", lambda *args: None)
+    monkeypatch.setattr("valuegraph.graph.repair", lambda *args: None)
     graph.write([visit(graph, [0, 1, 3], 0.0)] * 3)
     assert abs(graph.values[0] - linear_solve(graph)[0]) > 0.1
 
@@ -431,17 +432,15 @@ def test_state_survives_and_grows_on_as_if_nothing_had_happened(
     before: list[tuple[list[int], float]], after: list[tuple[list[int], float]]
 ) -> None:
     graph = written(before, trace=0.5, surprise=0.5, forgetting=0.1)
-    arrays, documents = graph.state()
-    again = ValueGraph.from_state(
-        DIM, 0, graph.config, arrays, documents, graph.index.to_bytes(), device="cpu"
-    )
+    arrays, documents = graph_state(graph)
+    again = graph_from_state(DIM, 0, graph.config, arrays, documents, graph.index.to_bytes(), device="cpu")
     for each in (graph, again):
         for states, outcome in after:
             each.write([visit(each, states, outcome)])
     assert again.texts == graph.texts
     assert again.paths == graph.paths
     assert again.goals.texts == graph.goals.texts
-    left, right = graph.state()[0], again.state()[0]
+    left, right = graph_state(graph)[0], graph_state(again)[0]
     assert set(left) == set(right)
     for name in left:
         assert np.array_equal(left[name], right[name]), name
@@ -451,12 +450,12 @@ def test_state_survives_and_grows_on_as_if_nothing_had_happened(
 def test_what_older_versions_saved_is_read() -> None:
     """They kept fewer statistics, and no residuals."""
     graph = written([([0, 1, 2], 1.0), ([0, 3], 0.0)], trace=0.5)
-    arrays, documents = graph.state()
+    arrays, documents = graph_state(graph)
     older = {name: rows for name, rows in arrays.items() if name not in ("residual", "rested")}
     older["stats"] = arrays["stats"][:, :6]
-    again = ValueGraph.from_state(DIM, 0, graph.config, older, documents, graph.index.to_bytes(), "cpu")
+    again = graph_from_state(DIM, 0, graph.config, older, documents, graph.index.to_bytes(), "cpu")
     assert again.texts == graph.texts
-    for name, rows in again.state()[0].items():
+    for name, rows in graph_state(again)[0].items():
         if name != "residual":
             np.testing.assert_array_equal(rows, arrays[name], err_msg=name)
     for each in (graph, again):

@@ -20,7 +20,7 @@ FLOORS = (
     "model_weights text_models embedding_cache array_encoder encoders "
     "locks growing texts vectors faiss_gpu tiers faiss_search faiss_build faiss_index index "
     "adjacency edges propagation ray_workers sharded_index block_propagation",
-    "context paths placing nodes graph networks utility calibration",
+    "context paths placing nodes memories values graph graph_state networks utility calibration",
     "consolidation learner scoring fitting explain",
     "saved_folder persistence model_state hub",
     "reward_model ray_fit monitor",

@@ -7,19 +7,22 @@ were: what a forgotten memory was worth stays with the memories that led to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from valuegraph.edges import EdgeTable
 from valuegraph.graph import ValueGraph
 from valuegraph.index import VectorIndex, make_index, promote
+from valuegraph.nodes import LEDGER, NodeTable
 
 __all__ = ["Consolidation", "consolidated"]
 
 Nodes = NDArray[np.int64]
 
 _BLOCK = 4096  # nodes looked up at once
+_FADED = 1e-3  # weight below which an edge is forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def consolidated(
     place = np.full(len(graph), -1)
     place[kept] = np.arange(len(kept))
     place = place[into]
-    copy = graph.gathered(kept, place, _index(graph, kept), decay)
+    copy = _gathered(graph, kept, place, _index(graph, kept), decay)
     return copy, Consolidation(
         merged=len(graph) - len(alive),
         pruned=len(alive) - len(kept),
@@ -120,3 +123,36 @@ def _index(graph: ValueGraph, kept: Nodes) -> VectorIndex:
         block = kept[start : start + _BLOCK]
         index.add(graph.index.reconstruct(block), np.arange(start, start + len(block)))
     return promote(index)
+
+
+def _gathered(graph: ValueGraph, kept: Nodes, place: Nodes, index: VectorIndex, decay: float) -> ValueGraph:
+    """A copy with fewer nodes: kept[i] is its node i, and node j here is its node place[j], -1 if none.
+
+    Edges unused since the last time weigh 1 - decay of what they did. Where a way led to what is not in
+    the copy, it ends with what that was worth, so values stay as they are.
+    """
+    copy = ValueGraph(graph.dim, graph.z_dim, graph.config, index)
+    copy.goals, copy.episodes = graph.goals, graph.episodes
+    stays = place >= 0
+    at, most = place[stays], len(kept)
+    ledger = {name: np.bincount(at, graph.column(name)[stays], most).astype(np.float64) for name in LEDGER}
+    edges, amounts = graph.edges.edges(), graph.edges.edges().amounts
+    unused = np.zeros(len(amounts), np.bool_)
+    unused[: len(graph.rested)] = amounts[: len(graph.rested)] == graph.rested
+    amounts = np.where(unused, np.float32(1.0 - decay), np.float32(1.0)) * amounts
+    tails, heads = place[edges.tails], place[edges.heads]
+    held = (amounts > _FADED) & (tails >= 0)
+    inside, cut = held & (heads >= 0), held & (heads < 0)
+    copy.edges = EdgeTable.from_edges(tails[inside], heads[inside], amounts[inside], len(kept))
+    copy.rested = copy.edges.edges().amounts
+    worth = graph.config.gamma * graph.values[edges.heads[cut]]
+    np.add.at(ledger["gone"], tails[cut], amounts[cut])
+    np.add.at(ledger["gone_worth"], tails[cut], amounts[cut] * worth)
+    texts = (graph.texts[i] for i in kept.tolist())
+    copy.nodes = NodeTable(texts, graph.goal_of[kept], graph.values[kept], ledger=ledger)
+    for path in graph.paths:
+        nodes = place[np.array(path.nodes)]
+        if (nodes >= 0).any():
+            copy.ways.remember(replace(path, nodes=tuple(nodes[nodes >= 0].tolist())))
+    copy.replay()
+    return copy

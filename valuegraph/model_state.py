@@ -11,6 +11,7 @@ from valuegraph.calibration import Calibration
 from valuegraph.config import FitConfig
 from valuegraph.encoders import Encoder, encoder_from_config
 from valuegraph.graph import ValueGraph
+from valuegraph.graph_state import graph_from_state, graph_state
 from valuegraph.networks import InstrumentalNet, net_from_arrays, net_to_arrays
 from valuegraph.persistence import Folder, ModelFolderError
 
@@ -30,7 +31,7 @@ class Parts(NamedTuple):
 def packed(parts: Parts, episodes: Sequence[str]) -> dict[str, Any]:
     """What `FolderWriter.snapshot` writes: configuration, tensors, blobs and documents."""
     encoder, config, graph, net, calibration = parts
-    arrays, documents = graph.state()
+    arrays, documents = graph_state(graph)
     tensors = {"graph": arrays}
     if net is not None:
         tensors["learner"] = net_to_arrays(net)
@@ -62,7 +63,7 @@ def unpacked(folder: Folder, path: Path, device: str, encoder: Encoder | None = 
         elif encoder.fingerprint != config["encoder"]["fingerprint"]:
             raise ModelFolderError(f"{path}: was fitted with another encoder than {encoder.id}")
         fit = FitConfig.from_dict(config["fit"], where=str(path / "config.json"))
-        graph = ValueGraph.from_state(
+        graph = graph_from_state(
             config["dim"],
             config["z_dim"],
             fit,
