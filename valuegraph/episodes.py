@@ -1,150 +1,34 @@
-"""Episodes: what happened, and how it ended. Frozen, validated; canonical JSON lines in and out.
+"""Episodes together: read from files and written to them, and what must hold across them.
 
-One episode a line::
-
-    {"episode_id": "a1", "goal": "open the door",
-     "steps": [{"observation": "A hall.", "action": "look", "reward": null}],
-     "outcome": 1.0, "terminated": true, "truncated": false, "metadata": {}}
-
-A step pairs an action with the observation that *followed* it. `None` means "not known" and is never the same
-as 0: an episode whose outcome is None is unlabelled, not failed.
+A file in the canonical form, JSON lines, holds one episode a line, see `valuegraph.episode`.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from valuegraph.records import EpisodeError as EpisodeError
+from valuegraph.episode import Episode, EpisodeError, Observation, Step, check_goal, shape_of, shown
 from valuegraph.records import PathLike, iter_records, replacing
 
-Observation = str | tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One action and what the world answered. Raises `EpisodeError` for a wrong type, NaN or infinity."""
-
-    observation: Observation
-    """Text, or a vector of at least one finite number (a sequence of them becomes a tuple)."""
-    action: str | None = None
-    """What the agent did or said just before the observation; None where unknown."""
-    reward: float | None = None
-    """The environment's own reward for this step, any finite number; None where there was none."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "observation", _observation(self.observation))
-        _optional_text("action", self.action)
-        object.__setattr__(self, "reward", _optional_number("reward", self.reward))
-
-
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """A goal, the steps taken, and the outcome. Raises `EpisodeError` naming the field that is wrong."""
-
-    episode_id: str
-    """Non-empty, unique within everything that is read, fitted or scored together."""
-    steps: tuple[Step, ...]
-    """At least one step; all text, or all vectors of one width."""
-    goal: str | None = None
-    """What was to be reached. A blank goal says nothing and becomes None."""
-    outcome: float | None = None
-    """How well it ended, in [0, 1]; None where nobody knows."""
-    terminated: bool = False
-    """The environment reached an end of its own."""
-    truncated: bool = False
-    """The episode was cut off (a time limit). Both flags may be true, as in Gymnasium."""
-    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Free JSON data that travels with the episode and never enters a score."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.episode_id, str) or not self.episode_id:
-            raise EpisodeError(f"episode_id: must be a non-empty string, not {_show(self.episode_id)}")
-        _optional_text("episode_id", self.episode_id)
-        object.__setattr__(self, "steps", _steps(self.steps))
-        _optional_text("goal", self.goal)
-        if self.goal is not None and not self.goal.strip():
-            object.__setattr__(self, "goal", None)
-        outcome = _optional_number("outcome", self.outcome)
-        if outcome is not None and not 0.0 <= outcome <= 1.0:
-            raise EpisodeError(f"outcome: must be in [0, 1], not {_show(self.outcome)}")
-        object.__setattr__(self, "outcome", outcome)
-        for name in ("terminated", "truncated"):
-            value = getattr(self, name)
-            if not isinstance(value, bool | np.bool_):
-                raise EpisodeError(f"{name}: must be true or false, not {_show(value)}")
-            object.__setattr__(self, name, bool(value))
-        object.__setattr__(self, "metadata", _metadata(self.metadata))
-
-    @property
-    def observation_kind(self) -> str:
-        """`"text"` or `"vector"`: the one kind of observation that every step of the episode has."""
-        return "text" if isinstance(self.steps[0].observation, str) else "vector"
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any], *, where: str = "") -> Episode:
-        """The episode of a canonical record. Fields it does not know are ignored and not kept.
-
-        `success` (a bool) stands in for `outcome` where that is absent or null. `where` (such as
-        `"runs.jsonl, line 3"`) opens every `EpisodeError`.
-        """
-        if not isinstance(record, Mapping):
-            raise EpisodeError(f"{_prefix(where)}an episode must be a JSON object, not {_show(record)}")
-        prefix = _prefix(where)
-        for name in ("episode_id", "steps"):
-            if name not in record:
-                raise EpisodeError(
-                    f"{prefix}{name}: missing; fields found: {', '.join(map(str, record)) or 'none'}"
-                )
-            prefix = f"{_prefix(where)}episode {_show(record['episode_id'])}: "
-        raw_steps, outcome = record["steps"], record.get("outcome")
-        try:
-            if outcome is None and record.get("success") is not None:
-                if not isinstance(record["success"], bool):
-                    raise EpisodeError(f"success: must be true or false, not {_show(record['success'])}")
-                outcome = float(record["success"])
-            if not isinstance(raw_steps, list | tuple):
-                raise EpisodeError(f"steps: must be a list, not {_show(raw_steps)}")
-            return cls(
-                episode_id=record["episode_id"],
-                steps=tuple(_step_from_dict(raw, i) for i, raw in enumerate(raw_steps)),
-                goal=record.get("goal"),
-                outcome=outcome,
-                terminated=record.get("terminated", False),
-                truncated=record.get("truncated", False),
-                metadata={} if record.get("metadata") is None else record["metadata"],
-            )
-        except EpisodeError as error:
-            raise EpisodeError(f"{prefix}{error}") from None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The canonical record, every field present; `from_dict` turns it back into an equal episode."""
-        return {
-            "episode_id": self.episode_id,
-            "goal": self.goal,
-            "steps": [
-                {
-                    "observation": s.observation if isinstance(s.observation, str) else list(s.observation),
-                    "action": s.action,
-                    "reward": s.reward,
-                }
-                for s in self.steps
-            ],
-            "outcome": self.outcome,
-            "terminated": self.terminated,
-            "truncated": self.truncated,
-            "metadata": dict(self.metadata),
-        }
+__all__ = [
+    "Consistency",
+    "Episode",
+    "EpisodeError",
+    "Observation",
+    "Step",
+    "as_episodes",
+    "check_episodes",
+    "check_goal",
+    "iter_episodes",
+    "read_episodes",
+    "write_episodes",
+]
 
 
 def read_episodes(
@@ -197,23 +81,39 @@ def write_episodes(episodes: Iterable[Episode], path: PathLike) -> None:
             out.close()
 
 
+def _located_episodes(
+    path: PathLike, goal_column: str | None, outcome_column: str | None
+) -> Iterator[tuple[str, Episode]]:
+    # imported late: the importers stand on this module, and canonical files do not need them
+    if goal_column or outcome_column or not str(path).endswith((".jsonl", ".jsonl.gz")):
+        from valuegraph.importers import iter_located
+
+        yield from iter_located(path, goal_column=goal_column, outcome_column=outcome_column)
+        return
+    records = iter_records(path)
+    first = next(records, None)
+    if first and isinstance(first[1], Mapping) and "steps" not in first[1]:
+        from valuegraph.importers import iter_located, recognises
+
+        if recognises(first[1]):
+            yield from iter_located(path)
+            return
+    for place, record in chain([first] if first else [], records):
+        yield place, Episode.from_dict(record, where=place)
+
+
 def as_episodes(episodes: Any, name: str = "episodes") -> list[Episode]:
     """A list of what was handed over as episodes; raises `EpisodeError` where it is something else."""
     if isinstance(episodes, str | os.PathLike):
         raise EpisodeError(f"{name}: a path, not episodes; `read_episodes({str(episodes)!r})` reads them")
     if isinstance(episodes, Episode | Mapping) or not isinstance(episodes, Iterable):
-        raise EpisodeError(f"{name}: must be a list of Episode, not {_show(episodes)}")
+        raise EpisodeError(f"{name}: must be a list of Episode, not {shown(episodes)}")
     listed = list(episodes)
     for i, episode in enumerate(listed):
         if not isinstance(episode, Episode):
             hint = "; `Episode.from_dict` makes one" if isinstance(episode, Mapping) else ""
-            raise EpisodeError(f"{name}[{i}]: must be an Episode, not {_show(episode)}{hint}")
+            raise EpisodeError(f"{name}[{i}]: must be an Episode, not {shown(episode)}{hint}")
     return listed
-
-
-def check_goal(goal: str | None) -> None:
-    """Raise `EpisodeError` unless it is text, or None."""
-    _optional_text("goal", goal)
 
 
 def check_episodes(episodes: Iterable[Episode], source: str = "episodes") -> None:
@@ -236,124 +136,10 @@ class Consistency:
         if earlier is not None:
             raise EpisodeError(f"{where}: episode_id: {episode.episode_id!r} was already used at {earlier}")
         self._seen[episode.episode_id] = where
-        shape = _shape(episode.steps[0].observation)
+        shape = shape_of(episode.steps[0].observation)
         first_shape, first_where = self._first = self._first or (shape, where)
         if shape != first_shape:
             raise EpisodeError(
                 f"{where}: episode {episode.episode_id!r}: steps[0].observation: {shape}, "
                 f"but the episodes before it, from {first_where}, have {first_shape}"
             )
-
-
-def _located_episodes(
-    path: PathLike, goal_column: str | None, outcome_column: str | None
-) -> Iterator[tuple[str, Episode]]:
-    # imported late: the importers stand on this module, and canonical files do not need them
-    if goal_column or outcome_column or not str(path).endswith((".jsonl", ".jsonl.gz")):
-        from valuegraph.importers import iter_located
-
-        yield from iter_located(path, goal_column=goal_column, outcome_column=outcome_column)
-        return
-    records = iter_records(path)
-    first = next(records, None)
-    if first and isinstance(first[1], Mapping) and "steps" not in first[1]:
-        from valuegraph.importers import iter_located, recognises
-
-        if recognises(first[1]):
-            yield from iter_located(path)
-            return
-    for place, record in chain([first] if first else [], records):
-        yield place, Episode.from_dict(record, where=place)
-
-
-def _step_from_dict(raw: Any, index: int) -> Step:
-    if not isinstance(raw, Mapping):
-        raise EpisodeError(f"steps[{index}]: must be a JSON object, not {_show(raw)}")
-    if "observation" not in raw:
-        raise EpisodeError(
-            f"steps[{index}].observation: missing; fields found: {', '.join(map(str, raw)) or 'none'}"
-        )
-    try:
-        return Step(raw["observation"], raw.get("action"), raw.get("reward"))
-    except EpisodeError as error:
-        raise EpisodeError(f"steps[{index}].{error}") from None
-
-
-def _steps(steps: Sequence[Step]) -> tuple[Step, ...]:
-    if isinstance(steps, str | Mapping) or not isinstance(steps, Iterable):
-        raise EpisodeError(f"steps: must be a list of Step, not {_show(steps)}")
-    steps = tuple(steps)
-    if not steps:
-        raise EpisodeError("steps: empty; an episode has at least one step")
-    for i, step in enumerate(steps):
-        if not isinstance(step, Step):
-            raise EpisodeError(f"steps[{i}]: must be a Step, not {_show(step)}")
-        shape, first = _shape(step.observation), _shape(steps[0].observation)
-        if shape != first:
-            raise EpisodeError(f"steps[{i}].observation: {shape}, but steps[0] has {first}")
-    return steps
-
-
-def _shape(observation: Observation) -> str:
-    return "text" if isinstance(observation, str) else f"a vector of {len(observation)} numbers"
-
-
-def _observation(value: Any) -> Observation:
-    if isinstance(value, str):
-        _optional_text("observation", value)
-        return value
-    if isinstance(value, np.ndarray):
-        value = value.tolist() if value.ndim == 1 else value
-    if not isinstance(value, list | tuple) or not len(value):
-        raise EpisodeError(f"observation: must be text or a non-empty list of numbers, not {_show(value)}")
-    if all(type(x) is float for x in value) and all(map(math.isfinite, value)):
-        return tuple(value)
-    return tuple(_number(f"observation[{i}]", x) for i, x in enumerate(value))
-
-
-def _optional_text(name: str, value: Any) -> None:
-    if value is None:
-        return
-    if not isinstance(value, str):
-        raise EpisodeError(f"{name}: must be text or null, not {_show(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise EpisodeError(f"{name}: not valid Unicode text: {error}") from None
-
-
-def _optional_number(name: str, value: Any) -> float | None:
-    return None if value is None else _number(name, value)
-
-
-def _number(name: str, value: Any) -> float:
-    if type(value) is not float:
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise EpisodeError(f"{name}: must be a number, not {_show(value)}")
-        try:
-            value = float(value)
-        except OverflowError:
-            value = math.inf
-    if not math.isfinite(value):
-        raise EpisodeError(f"{name}: must be a finite number, not {value}")
-    return value
-
-
-def _metadata(value: Any) -> dict[str, Any]:
-    """A private copy in exactly the form it has after a round trip through JSON."""
-    if not isinstance(value, Mapping):
-        raise EpisodeError(f"metadata: must be a JSON object, not {_show(value)}")
-    try:
-        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False) if value else "{}"
-        return json.loads(text.encode())
-    except (TypeError, ValueError, RecursionError) as error:
-        raise EpisodeError(f"metadata: not representable as JSON: {error}") from None
-
-
-def _prefix(where: str) -> str:
-    return f"{where}: " if where else ""
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
