@@ -14,8 +14,8 @@ PACKAGE = Path(valuegraph.__file__).parent
 # Every module of the package, from the ground floor up. A module may import what lives on the floors below it
 # and what is named before it on its own floor. "integrations." stands for every module in that folder.
 FLOORS = (
-    "threads config records episode episodes evidence credit alignment_kernel alignment kernels "
-    "durable tensor_file wal_format wal manifest regularize",
+    "threads config records episode episodes evidence credit alignment_kernel alignment "
+    "edge_kernels value_kernels durable tensor_file wal_format wal manifest regularize",
     "trajectories conversations chat_templates importers testing "
     "model_weights text_models embedding_cache array_encoder encoders "
     "locks growing texts vectors faiss_gpu tiers faiss_search faiss_build faiss_index index "

@@ -94,7 +94,7 @@ class LinkedEdges(NamedTuple):
     @classmethod
     def from_csr(cls, csr: CSR) -> LinkedEdges:
         """The edges of a snapshot, linked."""
-        from valuegraph.kernels import link
+        from valuegraph.edge_kernels import link
 
         edges = np.empty(len(csr), EDGE)
         edges["tail"], edges["head"], edges["weight"] = csr.sources, csr.indices, csr.weights

@@ -153,7 +153,7 @@ class EdgeTable:
             raise ValueError("amounts must be finite and at least 0")
         if not 0.0 <= eta <= 1.0:
             raise ValueError(f"eta must be in [0, 1], got {eta}")
-        from valuegraph.kernels import upsert
+        from valuegraph.edge_kernels import upsert
 
         for start in range(0, len(i), _CHUNK):
             chunk = slice(start, start + _CHUNK)
@@ -173,7 +173,7 @@ class EdgeTable:
 
     def weights_of(self, tails: ArrayLike, heads: ArrayLike) -> NDArray[np.float32]:
         """(E,) weight of each edge asked for, 0 where there is none."""
-        from valuegraph.kernels import look_up
+        from valuegraph.edge_kernels import look_up
 
         i, j = self._check_pairs(tails, heads)
         found = np.empty(len(i), np.float32)
@@ -189,7 +189,7 @@ class EdgeTable:
 
     def snapshot(self) -> CSR:
         """The edges now, sorted by tail and head."""
-        from valuegraph.kernels import sort_rows
+        from valuegraph.edge_kernels import sort_rows
 
         indptr = np.zeros(self._nodes + 1, np.int64)
         indices, weights = np.empty(self._size, np.int32), np.empty(self._size, np.float32)
@@ -215,7 +215,7 @@ class EdgeTable:
 
     def _reserve(self, size: int) -> None:
         """Room for `size` edges."""
-        from valuegraph.kernels import fill_slots
+        from valuegraph.edge_kernels import fill_slots
 
         if size > len(self._edges):
             longer = np.empty(max(size, len(self._edges) * 3 // 2), EDGE)

@@ -114,7 +114,7 @@ def first_hit(
     check_gamma(gamma)
     if device != "cpu":
         return _jacobi(transitions, r, values, gamma, tol, max_sweeps, device, best=False)
-    from valuegraph.kernels import first_hit_sweeps
+    from valuegraph.value_kernels import first_hit_sweeps
 
     sweeps, residual = first_hit_sweeps(
         transitions.indptr, transitions.indices, transitions.weights, r, gamma, tol, max_sweeps, values
@@ -148,7 +148,7 @@ def max_product(
     check_gamma(gamma)
     if device != "cpu":
         return _jacobi(csr, values, values, gamma, tol, csr.nodes + 1, device, best=True)
-    from valuegraph.kernels import max_product_sweeps, raise_max_product
+    from valuegraph.value_kernels import max_product_sweeps, raise_max_product
 
     changed = np.zeros(csr.nodes, np.bool_)
     sweeps, residual = max_product_sweeps(
@@ -193,7 +193,7 @@ def raise_values(
     Returns:
       How many nodes were raised, or None, with nothing changed, where a value would have to fall.
     """
-    from valuegraph.kernels import raise_max_product
+    from valuegraph.value_kernels import raise_max_product
 
     n, nodes = _check_repair(values, links, dirty, source, gamma)
     extra = _zeros(n) if out_extra is None else out_extra
@@ -235,7 +235,7 @@ def sweep_values(
     Returns:
       How many updates were made; `max_updates` means that it gave up and a full sweep is due.
     """
-    from valuegraph.kernels import sweep_first_hit
+    from valuegraph.value_kernels import sweep_first_hit
 
     n, nodes = _check_repair(values, links, dirty, reward, gamma)
     if residual.shape != values.shape:

@@ -1,19 +1,12 @@
-"""Compiled loops over edges. Imported only inside the functions that run them: numba is slow to load.
-
-Each is compiled once, on first use, for one set of types and kept on disk. They hold no Python state and
-release the interpreter lock. Arguments are not checked here: callers do.
-"""
+"""Compiled loops that solve for values: full sweeps, and repairs along linked edges. See `edge_kernels`."""
 
 # mypy: allow-untyped-defs
-
-from typing import Any
 
 import numpy as np
 from numba import njit
 
-_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+from valuegraph.edge_kernels import EMPTY, OPTIONS
 
-EMPTY = -1  # in a slot of the hash table, and at the end of a chain
 _ONE_WAY = 4  # sweeps, latest node first, before every other one crosses the edges the other way
 LARGEST = 1.0 - 2.0**-24  # gamma * w stays below one, or a loop in the graph feeds on itself
 
@@ -21,7 +14,7 @@ LARGEST = 1.0 - 2.0**-24  # gamma * w stays below one, or a loop in the graph fe
 # --- full sweeps over CSR rows -----------------------------------------------------------------------------
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def first_hit_sweeps(indptr, indices, weights, reward, gamma, tol, max_sweeps, values):
     """Gauss-Seidel on h = r + gamma P h, latest node first; returns (sweeps, residual)."""
     n = len(indptr) - 1
@@ -50,7 +43,7 @@ def first_hit_sweeps(indptr, indices, weights, reward, gamma, tol, max_sweeps, v
     return sweeps, residual
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def max_product_sweeps(indptr, indices, weights, gamma, tol, max_sweeps, values, changed):
     """Gauss-Seidel on v_i = max(v_i, gamma max_j w_ij v_j), latest node first; returns (sweeps, residual).
 
@@ -80,13 +73,13 @@ def max_product_sweeps(indptr, indices, weights, gamma, tol, max_sweeps, values,
 # --- small repairs along linked edges ----------------------------------------------------------------------
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _share(weight, mass):
     """Probability of an edge; where nothing has any weight, none."""
     return weight / mass if mass > 0.0 else 0.0
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _push(keys, nodes, size, key, node):
     """Put a node on the binary max-heap; returns (keys, nodes, size), grown where they were full."""
     if size == len(keys):
@@ -103,7 +96,7 @@ def _push(keys, nodes, size, key, node):
     return keys, nodes, size + 1
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _pop(keys, nodes, size):
     """Take the node with the largest key off the heap: it is left behind the end, at [size - 1]."""
     top_key, top_node = keys[0], nodes[0]
@@ -125,7 +118,7 @@ def _pop(keys, nodes, size):
     return size
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def raise_max_product(
     edges, first_out, first_in, out_weight, extra, kappa0, unit, source, gamma, dirty, values
 ):
@@ -172,7 +165,7 @@ def raise_max_product(
     return touched
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def sweep_first_hit(
     edges,
     first_out,
@@ -227,122 +220,3 @@ def sweep_first_hit(
                 keys, nodes, size = _push(keys, nodes, size, abs(residual[i]), i)
             e = edges[e].next_in
     return updates
-
-
-# --- the edge table ----------------------------------------------------------------------------------------
-
-
-@njit(**_OPTIONS)
-def link(edges, start, stop, first_out, first_in):
-    """Chain the edges from `start` to `stop` in front of those already chained."""
-    for e in range(start, stop):
-        i, j = edges[e].tail, edges[e].head
-        edges[e].next_out = first_out[i]
-        first_out[i] = e
-        edges[e].next_in = first_in[j]
-        first_in[j] = e
-
-
-@njit(**_OPTIONS)
-def _shift(slots):
-    """How far down the hash of an edge moves to index the slots, of which there is a power of two."""
-    bits = np.uint64(64)
-    while (len(slots) >> (np.uint64(64) - bits)) > 1:
-        bits -= np.uint64(1)
-    return bits
-
-
-@njit(**_OPTIONS)
-def _hash(tail, head):
-    """Multiplicative hash (Knuth's golden ratio) of an edge: its best bits are on top."""
-    return (np.uint64(tail) << np.uint64(32) | np.uint64(head)) * np.uint64(0x9E3779B97F4A7C15)
-
-
-@njit(**_OPTIONS)
-def _entry(tail, head, e):
-    """What a slot holds: 31 bits of the hash above the number of the edge."""
-    return np.int64((_hash(tail, head) >> np.uint64(12)) & np.uint64(0x7FFFFFFF)) << 32 | e
-
-
-@njit(**_OPTIONS)
-def _slot(slots, edges, tail, head, shift):
-    """Slot of an edge, or the empty one where it belongs: open addressing, linear probing.
-
-    Nearly always the bits of the hash decide, so that no branch waits for the edge itself to be fetched.
-    """
-    at = np.int64(_hash(tail, head) >> shift)
-    wanted = _entry(tail, head, 0) >> 32
-    mask = len(slots) - 1
-    while True:
-        entry = slots[at]
-        if entry == EMPTY:
-            return at
-        if entry >> 32 == wanted:
-            e = entry & 0xFFFFFFFF
-            if edges[e].head == head and edges[e].tail == tail:
-                return at
-        at = (at + 1) & mask
-
-
-@njit(**_OPTIONS)
-def fill_slots(slots, edges, size):
-    """Enter the first `size` edges, all different, into an empty table."""
-    shift = _shift(slots)
-    for e in range(size):
-        tail, head = edges[e].tail, edges[e].head
-        slots[_slot(slots, edges, tail, head, shift)] = _entry(tail, head, e)
-
-
-@njit(**_OPTIONS)
-def upsert(slots, edges, first_out, first_in, out_weight, size, tails, heads, amounts, eta):
-    """w <- (1 - eta) w + amount for each event in turn; returns the number of edges. There is room."""
-    shift = _shift(slots)
-    for t in range(len(tails)):
-        i, j = tails[t], heads[t]
-        at = _slot(slots, edges, i, j, shift)
-        if slots[at] == EMPTY:
-            slots[at] = _entry(i, j, size)
-            edges[size].tail = i
-            edges[size].head = j
-            edges[size].weight = 0.0
-            link(edges, size, size + 1, first_out, first_in)
-            size += 1
-        e = slots[at] & 0xFFFFFFFF
-        old = edges[e].weight
-        edges[e].weight = (1.0 - eta) * old + amounts[t]
-        out_weight[i] += np.float64(edges[e].weight) - np.float64(old)
-    return size
-
-
-@njit(**_OPTIONS)
-def look_up(slots, edges, tails, heads, found):
-    """Weight of each edge asked for, 0 for those that do not exist."""
-    shift = _shift(slots)
-    for t in range(len(tails)):
-        at = _slot(slots, edges, tails[t], heads[t], shift)
-        found[t] = 0.0 if slots[at] == EMPTY else edges[slots[at] & 0xFFFFFFFF].weight
-
-
-@njit(**_OPTIONS)
-def sort_rows(edges, size, indptr, indices, weights):
-    """Edges in order of tail, then head: two stable counting sorts, O(n + E)."""
-    n = len(indptr) - 1
-    start = np.zeros(n + 1, np.int64)
-    for e in range(size):
-        start[edges[e].head + 1] += 1
-        indptr[edges[e].tail + 1] += 1
-    for i in range(n):
-        start[i + 1] += start[i]
-        indptr[i + 1] += indptr[i]
-    by_head = np.empty(size, np.int32)
-    for e in range(size):
-        j = edges[e].head
-        by_head[start[j]] = e
-        start[j] += 1
-    start[:] = indptr
-    for k in range(size):
-        e = by_head[k]
-        i = edges[e].tail
-        indices[start[i]] = edges[e].head
-        weights[start[i]] = edges[e].weight
-        start[i] += 1
