@@ -19,7 +19,7 @@ FLOORS = (
     "trajectories conversations chat_templates importers testing "
     "model_weights text_models embedding_cache array_encoder encoders "
     "locks growing texts vectors faiss_gpu tiers faiss_search faiss_build faiss_index index "
-    "adjacency edges propagation ray_workers sharded_index block_propagation",
+    "adjacency edges repairs propagation ray_workers sharded_index block_propagation",
     "context paths placing nodes memories values graph graph_state networks utility calibration",
     "consolidation learner scoring fitting explain",
     "saved_folder persistence model_state hub",
