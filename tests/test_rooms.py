@@ -18,7 +18,8 @@ FLOORS = (
     "edge_kernels value_kernels durable tensor_file wal_format wal manifest regularize",
     "trajectories conversations chat_templates importers testing "
     "model_weights text_models embedding_cache array_encoder encoders "
-    "locks growing texts vectors faiss_gpu tiers faiss_search faiss_build faiss_index index "
+    "locks growing labels texts vectors faiss_search faiss_host faiss_gpu faiss_cagra tiers faiss_build "
+    "faiss_store faiss_index index "
     "adjacency edges repairs propagation ray_workers sharded_index block_propagation",
     "context paths placing nodes memories values graph graph_state networks utility calibration",
     "consolidation learner scoring fitting explain",

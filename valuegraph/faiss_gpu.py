@@ -7,17 +7,20 @@ keeps the vectors and the tombstones, and this copy follows it under a lock of i
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from valuegraph.faiss_search import load_faiss
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MAX_NEIGHBOURS", "GpuCopy", "Host", "gpu_available"]
+__all__ = ["MAX_NEIGHBOURS", "GpuCopy", "Host", "gpu_available", "has_cagra", "on_the_stream_of"]
 
 MAX_NEIGHBOURS = 2048
 _COPY_ROWS = 1 << 16  # rows that travel to the GPU at once
@@ -30,13 +33,34 @@ def gpu_available() -> bool:
     return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
 
 
+def has_cagra() -> bool:
+    """Whether FAISS was built with cuVS, whose graphs only that build has."""
+    import faiss
+
+    return hasattr(faiss, "GpuIndexCagra")
+
+
+@contextmanager
+def on_the_stream_of(queries: torch.Tensor, resources: Any, device: int) -> Iterator[None]:
+    """FAISS queues its work behind what made the queries, and torch what comes next behind FAISS."""
+    import torch
+
+    faiss = load_faiss()
+    stream = torch.cuda.current_stream(queries.device).cuda_stream
+    resources.setDefaultStream(device, faiss.cast_integer_to_cudastream_t(stream))
+    try:
+        yield
+    finally:
+        resources.revertDefaultStream(device)
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """What a copy has to know of the index that it follows."""
 
     index: Any
     """FAISS index on the host."""
-    epoch: int
+    epoch: Hashable
     """Changes whenever labels or the index itself do."""
     labels: int
     """Labels handed out so far, from 0 on."""
@@ -61,7 +85,7 @@ class GpuCopy:
         self._resources = faiss.StandardGpuResources()
         self._lock = threading.Lock()
         self._index: Any = None
-        self._epoch = -1
+        self._epoch: Hashable = None
         self._labels = 0
 
     def search(self, host: Host, queries: NDArray[np.float32], k: int) -> tuple[NDArray, NDArray]:
@@ -81,10 +105,7 @@ class GpuCopy:
         faiss = self._faiss
         with self._lock:
             self._follow(host)
-            # FAISS queues its work behind what made the queries, and torch what comes next behind FAISS.
-            stream = torch.cuda.current_stream(queries.device).cuda_stream
-            self._resources.setDefaultStream(self._device, faiss.cast_integer_to_cudastream_t(stream))
-            try:
+            with on_the_stream_of(queries, self._resources, self._device):
                 self._index.search_c(
                     len(queries),
                     faiss.cast_integer_to_float_ptr(queries.data_ptr()),
@@ -92,8 +113,6 @@ class GpuCopy:
                     faiss.cast_integer_to_float_ptr(similarity.data_ptr()),
                     faiss.cast_integer_to_idx_t_ptr(labels.data_ptr()),
                 )
-            finally:
-                self._resources.revertDefaultStream(self._device)
         return similarity, labels
 
     def ids_tensor(self, host: Host, device: torch.device) -> torch.Tensor:
@@ -101,6 +120,11 @@ class GpuCopy:
         import torch
 
         return torch.from_numpy(host.ids[: host.labels + 1].copy()).to(device)
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        with self._lock:
+            self._index = None
 
     def _follow(self, host: Host) -> None:
         """Bring the copy up to the state of the host, whose caller holds it still."""

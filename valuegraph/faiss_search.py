@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Found",
     "flat_rows",
+    "half_codes",
     "half_rows",
     "list_search",
     "load_faiss",
     "product_search",
     "scan",
+    "single",
     "wide",
     "widened",
 ]
@@ -54,10 +57,15 @@ def flat_rows(flat: Any) -> NDArray[np.float32]:
     return load_faiss().rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(-1, flat.d)
 
 
+def half_codes(flat: Any) -> NDArray[np.float16]:
+    """(n, dim) the vectors of a half-precision flat index where they lie: valid until it changes."""
+    codes = load_faiss().rev_swig_ptr(flat.codes.data(), flat.ntotal * flat.code_size)
+    return codes.view(np.float16).reshape(flat.ntotal, -1)
+
+
 def half_rows(flat: Any, start: int, stop: int) -> NDArray[np.float32]:
     """(stop - start, dim) some vectors of a half-precision flat index, decoded."""
-    codes = load_faiss().rev_swig_ptr(flat.codes.data(), flat.ntotal * flat.code_size)
-    return single(codes.view(np.float16).reshape(flat.ntotal, -1)[start:stop])
+    return single(half_codes(flat)[start:stop])
 
 
 def product_search(

@@ -40,16 +40,18 @@ def make_index(dim: int, *, tier: str = "auto", device: str = "auto", expected_s
     Args:
       dim: width of the vectors.
       tier: "exact" (the oracle, numpy only), one of `TIERS`, or "auto": what suits `expected_size`.
+        "cagra" is approximate on a GPU that the cuVS build of FAISS sees, and elsewhere as "flat_fp16".
       device: "cpu", "cuda", or "auto": the GPU where FAISS sees one.
       expected_size: how many vectors are to come, for "auto".
 
     Raises:
-      ValueError: an unknown tier or device, or a GPU is asked for and there is none.
+      ValueError: an unknown tier or device, or a GPU, or cagra on "cuda", is asked for and there is none.
     """
     if tier == "exact":
         return ExactIndex(dim)
-    device = device_of(device)
-    return FaissIndex(dim, tier_for(expected_size, device) if tier == "auto" else tier, device=device)
+    if tier == "auto":
+        tier = tier_for(expected_size, device_of(device))
+    return FaissIndex(dim, tier, device=device)
 
 
 def promote(index: VectorIndex, tier: str = "auto") -> VectorIndex:

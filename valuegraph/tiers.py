@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from valuegraph.faiss_gpu import gpu_available
+from valuegraph.faiss_gpu import gpu_available, has_cagra
 
-__all__ = ["TIERS", "TRAIN_FROM", "device_of", "tier_for"]
+__all__ = ["TIERS", "TRAIN_FROM", "check_tier", "device_of", "tier_for"]
 
 TIERS: Final = {
     "flat": "exact, single precision",
@@ -14,11 +14,13 @@ TIERS: Final = {
     "ivf_fp16": "inverted file, half precision: only the lists nearest to a query are read",
     "ivf_sq8": "inverted file, one byte a component",
     "ivf_pq": "inverted file, one byte for every four components",
+    "cagra": "flat_fp16, read on a GPU through a graph; only where it is named, never by auto",
 }
 # Vectors below which a tier is kept flat, in half precision.
 TRAIN_FROM: Final = {"ivf_fp16": 2_000, "ivf_sq8": 2_000, "ivf_pq": 10_000}
 
-# Up to how many vectors a tier is the right one. Exact search on a GPU is cheap for longer.
+# Up to how many vectors a tier is the right one. Exact search on a GPU is cheap for longer; from where on a
+# graph beats it has not been measured, so none of them is cagra.
 _CPU_LIMITS: Final = ((50_000, "flat"), (5_000_000, "ivf_fp16"), (50_000_000, "ivf_sq8"))
 _GPU_LIMITS: Final = ((200_000, "flat"), (5_000_000, "flat_fp16"), (50_000_000, "ivf_fp16"))
 
@@ -28,6 +30,17 @@ def tier_for(size: int, device: str = "cpu") -> str:
     limits = _GPU_LIMITS if device == "cuda" else _CPU_LIMITS
     beyond = "ivf_sq8" if device == "cuda" else "ivf_pq"
     return next((tier for limit, tier in limits if size <= limit), beyond)
+
+
+def check_tier(tier: str, device: str = "auto") -> None:
+    """Raises ValueError for an unknown tier, and for cagra on "cuda" where FAISS was built without it."""
+    if tier not in TIERS:
+        raise ValueError(f"tier must be one of {', '.join(TIERS)}, got {tier!r}")
+    if tier == "cagra" and device == "cuda" and not has_cagra():
+        raise ValueError(
+            "tier cagra on cuda needs FAISS built with cuVS: pip uninstall faiss-gpu, then pip install "
+            "faiss-gpu-cuvs; both are called faiss, so only one of them can be there"
+        )
 
 
 def device_of(device: str) -> str:
