@@ -60,7 +60,12 @@ class Texts(Sequence[str]):
         return [self._at(start) for start in starts] if isinstance(at, slice) else self._at(starts)
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._at, self._starts.rows.tolist())
+        pieces = bytes(self._buffer).split(_END)[:-1]
+        texts = [piece.decode("utf-8", "surrogatepass") for piece in pieces]
+        if len(texts) == len(self):
+            return iter(texts)
+        places = np.unique(self._starts.rows, return_inverse=True)[1]
+        return map(texts.__getitem__, places.tolist())
 
     def __len__(self) -> int:
         return len(self._starts)
