@@ -114,7 +114,7 @@ def bench_updates(model: RewardModel, world: World, rounds: int = 9) -> dict[str
             report[f"update_{name}_worst_s"] = max(seconds[1:])
             report[f"update_{name}_steps_per_s"] = count * STAGES / typical
         model.close()
-    model._folder = None
+    model._bound = None
     return report
 
 

@@ -481,6 +481,21 @@ def test_readers_go_on_while_a_second_writer_is_turned_away(
     fresh.close()
 
 
+def test_a_save_that_fails_leaves_the_model_bound_to_the_folder_it_had(
+    world: World, copied: RewardModel, tmp_path
+) -> None:
+    new = renamed(world.bases[:2], "new-")
+    copied.update(new[:1])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("mine")
+    with pytest.raises(ModelFolderError, match="is in the way"):
+        copied.save(tmp_path / "mine")
+    assert copied.update(new[1:]).durable
+    copied.close()
+    again = RewardModel.load(tmp_path / "model", encoder=world.model.encoder)
+    assert again.summary()["episodes"] == world.model.summary()["episodes"] + 2
+
+
 def test_reading_while_writing_sees_the_memory_before_or_after(grid_episodes) -> None:
     model = RewardModel.fit(grid_episodes, config=QUICK, progress=False)
     probe = grid_episodes[:4]

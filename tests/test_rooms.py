@@ -23,7 +23,7 @@ FLOORS = (
     "adjacency edges repairs propagation ray_workers sharded_index block_propagation",
     "context paths placing nodes memories values graph graph_state networks utility calibration",
     "consolidation learner scoring fitting explain",
-    "saved_folder persistence model_state hub",
+    "saved_folder persistence bound_folder model_state hub",
     "reward_model ray_fit monitor",
     "integrations._rollouts integrations._tokens integrations._growing integrations. "
     "payloads batching admission http_schemas http_app server demo commands cli",

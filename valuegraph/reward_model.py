@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from valuegraph.bound_folder import BoundFolder
 from valuegraph.calibration import Calibration
 from valuegraph.config import FitConfig
 from valuegraph.consolidation import Consolidation, consolidated
@@ -26,7 +27,7 @@ from valuegraph.index import FaissIndex, promote, sampled_recall
 from valuegraph.locks import ReadWriteLock
 from valuegraph.model_state import Parts, packed, unpacked
 from valuegraph.networks import InstrumentalNet
-from valuegraph.persistence import FolderWriter, ModelFolderError, read_folder
+from valuegraph.persistence import read_folder
 from valuegraph.records import KnownEpisodeError
 from valuegraph.scoring import Scorer, Scores, collect
 from valuegraph.threads import one_thread
@@ -39,9 +40,6 @@ __all__ = ["FitConfig", "RewardModel", "UpdateReport"]
 _LOGGER = logging.getLogger(__name__)
 
 Observation = str | tuple[float, ...]
-
-# Logged updates after which the next one writes a snapshot, so that loading never replays more.
-_LOGGED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +76,7 @@ class RewardModel:
         self._updating = threading.Lock()
         self._promotion = threading.Thread()
         self._ids: set[str] = set()
-        self._folder: Path | None = None
-        self._snapshot = self._sequence = 0
-        self._writer: FolderWriter | None = None
+        self._bound: BoundFolder | None = None
 
     @classmethod
     def fit(
@@ -149,14 +145,12 @@ class RewardModel:
                 if episode.episode_id in self._ids:
                     raise KnownEpisodeError(f"episode {episode.episode_id!r} is already remembered")
             prepared = self._prepare(episodes)
-            durable = self._folder is not None
-            if durable:
-                record = json.dumps([e.to_dict() for e in episodes], allow_nan=False).encode()
-                self._sequence = self._open_writer().log.append(record)
-            report = self._apply(episodes, prepared, durable)
-            if self._writer is not None and self._sequence - self._writer.log.base >= _LOGGED:
+            if self._bound is not None:
+                self._bound.append(json.dumps([e.to_dict() for e in episodes], allow_nan=False).encode())
+            report = self._apply(episodes, prepared)
+            if self._bound is not None and self._bound.overdue:
                 try:
-                    self._write_snapshot(self._writer)
+                    self._bound.write(self._state())
                 except OSError as error:  # the update itself is in the log, durable and applied
                     _LOGGER.warning("%s; its log goes on growing", error)
             self._promote()
@@ -175,9 +169,8 @@ class RewardModel:
             with self._lock.read:
                 graph, report = consolidated(self._graph, budget, **options)
             scorer = Scorer(graph, self._net, self._calibration)
-            if self._folder is not None:
-                writer = self._open_writer()
-                self._snapshot = writer.snapshot(**self._state(graph), last_sequence=self._sequence)
+            if self._bound is not None:
+                self._bound.write(self._packed(graph))
             with self._lock.write:
                 self._graph, self._scorer = graph, scorer
             return report
@@ -194,8 +187,8 @@ class RewardModel:
         with one_thread():
             return visits_of(episodes, encoded, self._calibration, self._net, self._graph)
 
-    def _apply(self, episodes: Sequence[Episode], visits: Any, durable: bool) -> UpdateReport:
-        graph = self._graph
+    def _apply(self, episodes: Sequence[Episode], visits: Any) -> UpdateReport:
+        graph, durable = self._graph, self._bound is not None
         with self._lock.write, one_thread():
             nodes, edges = len(graph), len(graph.edges)
             graph.write(visits)
@@ -248,25 +241,21 @@ class RewardModel:
         """Write the model to a folder, atomically, and bind to it: updates are durable there."""
         path = Path(path)
         with self._updating:
-            if self._writer is None or self._folder != path:
+            target = self._bound
+            if target is None or target.path != path or not target.locked:
                 self.close()
-                self._writer = FolderWriter(path)
-                self._sequence = self._writer.log.last_sequence
+                target = BoundFolder.taken(path)
             try:
-                self._write_snapshot(self._writer)
-            except BaseException:
-                if self._folder != path:
-                    self.close()
-                raise
-            self._folder = path
-            self.close()
+                target.write(self._state())
+            finally:
+                target.close()
+            self._bound = target
 
-    def _write_snapshot(self, writer: FolderWriter) -> None:
+    def _state(self) -> dict[str, Any]:
         with self._lock.read:
-            state = self._state(self._graph)
-        self._snapshot = writer.snapshot(**state, last_sequence=self._sequence)
+            return self._packed(self._graph)
 
-    def _state(self, graph: ValueGraph) -> dict[str, Any]:
+    def _packed(self, graph: ValueGraph) -> dict[str, Any]:
         parts = Parts(self.encoder, self.config, graph, self._net, self._calibration)
         return packed(parts, sorted(self._ids))
 
@@ -282,21 +271,22 @@ class RewardModel:
         folder = read_folder(path)
         model = cls(*unpacked(folder, Path(path), device, encoder))
         model._ids = set(folder.documents["episodes"])
-        model._folder, model._snapshot, model._sequence = Path(path), folder.snapshot, folder.last_sequence
+        model._bound = BoundFolder(Path(path), folder.snapshot, folder.last_sequence)
         for record in folder.updates:
             episodes = [Episode.from_dict(episode, where=str(path)) for episode in json.loads(record.payload)]
-            model._apply(episodes, model._prepare(episodes), durable=True)
-            model._sequence = record.sequence
+            model._apply(episodes, model._prepare(episodes))
+            model._bound.sequence = record.sequence
         return model
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write a copy with a model card, as the Hugging Face Hub expects; does not bind the model to it."""
         from valuegraph import hub
 
-        if self._folder is not None and Path(folder).resolve() == self._folder.resolve():
-            self.save(self._folder)
+        bound = self._bound
+        if bound is not None and Path(folder).resolve() == bound.path.resolve():
+            self.save(bound.path)
             state, summary = self._copied()
-            hub.add_card(self._folder, state["config"], summary)
+            hub.add_card(bound.path, state["config"], summary)
         else:
             hub.save_pretrained(folder, *self._copied())
 
@@ -316,7 +306,7 @@ class RewardModel:
         from valuegraph import hub
 
         model = cls.load(hub.fetch(name_or_path, **options), device=device, encoder=encoder)
-        model._folder = None
+        model._bound = None
         return model
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -327,26 +317,12 @@ class RewardModel:
 
     def _copied(self) -> tuple[dict[str, Any], dict[str, Any]]:
         with self._updating, self._lock.read:
-            return self._state(self._graph), self.summary()
-
-    def _open_writer(self) -> FolderWriter:
-        """The writer of the bound folder, which must hold what this model holds."""
-        if self._writer is None:
-            assert self._folder is not None
-            writer = FolderWriter(self._folder)
-            if (writer.snapshot_number, writer.log.last_sequence) != (self._snapshot, self._sequence):
-                writer.close()
-                raise ModelFolderError(
-                    f"{self._folder}: somebody else has written there since; load it again"
-                )
-            self._writer = writer
-        return self._writer
+            return self._packed(self._graph), self.summary()
 
     def close(self) -> None:
         """Give up the folder's write lock, which the first update takes; the model stays usable."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._bound is not None:
+            self._bound.close()
 
     def __enter__(self) -> RewardModel:
         return self
