@@ -323,6 +323,20 @@ def test_other_weights_than_the_fitted_ones_are_refused(loaded):
         twin.encode(["a"])
 
 
+def test_int8_of_another_recipe_is_refused_and_float32_knows_no_recipe(loaded):
+    config = loaded.to_config()
+    assert "recipe" not in config
+    old = {**config, "backend": "int8"}  # as the first models were saved
+    for refused in (old, {**old, "recipe": "int8-by-row"}):
+        twin = encoder_from_config(refused)
+        for encoder in (twin, pickle.loads(pickle.dumps(twin))):  # noqa: S301
+            with pytest.raises(ValueError, match=rf"recipe \({refused.get('recipe', 'not recorded')}\)"):
+                encoder.encode(["a"])
+    present = {**old, "recipe": text_models.RECIPES["int8"]}
+    assert encoder_from_config(present).to_config() == present
+    assert encoder_from_config(config).to_config() == config
+
+
 def test_broken_configs_are_refused(loaded):
     with pytest.raises(ValueError, match="kind is 'word2vec'"):
         encoder_from_config({"kind": "word2vec"})

@@ -139,6 +139,7 @@ class TextEncoder:
         self._device = device
         self._cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self._expected: str | None = None
+        self._recipe = RECIPES[backend]
         self._dim: int | None = None
         self._lock = threading.RLock()
         self._weights: Weights | None = None
@@ -200,9 +201,9 @@ class TextEncoder:
         return rows
 
     def to_config(self) -> dict[str, Any]:
-        """Name, fingerprint, width and settings; not where it runs."""
+        """Name, fingerprint, width and settings; for int8 how it is made, too; not where it runs."""
         identity = {"kind": "text", "id": self.id, "fingerprint": self.fingerprint, "dim": self.dim}
-        return identity | self._settings()
+        return identity | self._settings() | ({"recipe": self._recipe} if self.backend == "int8" else {})
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **options: Any) -> TextEncoder:
@@ -210,12 +211,14 @@ class TextEncoder:
         settings: dict[str, Any] = {key: config[key] for key in ("backend", "batch_size", "max_tokens")}
         encoder = cls(config["id"], **settings, **options)
         encoder._expected, encoder._dim = config["fingerprint"], config["dim"]
+        if encoder.backend == "int8":  # the first models did not say
+            encoder._recipe = config.get("recipe", "not recorded")
         return encoder
 
     def __reduce__(self) -> tuple[Any, ...]:
         # `_device` as it was asked for: the other process resolves "auto" for itself.
         place: dict[str, Any] = {"device": self._device, "cache_dir": self._cache_dir}
-        known = {"_expected": self._expected, "_dim": self._dim}
+        known = {"_expected": self._expected, "_recipe": self._recipe, "_dim": self._dim}
         return partial(type(self), self.id, **self._settings(), **place), (), known
 
     def __repr__(self) -> str:
@@ -227,6 +230,13 @@ class TextEncoder:
     def _find(self) -> Weights:
         with self._lock:
             if self._weights is None:
+                if self._recipe != RECIPES[self.backend]:
+                    raise ValueError(
+                        f"encoder {self.id}: the model was fitted with {self.backend} embeddings of another "
+                        f"recipe ({self._recipe}) than the present one ({RECIPES[self.backend]}); fit it "
+                        f"again, or load it with encoder=TextEncoder({self.id!r}, backend={self.backend!r}), "
+                        "and scores will differ a little"
+                    )
                 weights = find_weights(self.id)
                 found = fingerprint(weights.folder)
                 if self._expected not in (None, found):
