@@ -230,6 +230,37 @@ def test_unreadable_files(tmp_path):
         read_episodes(tmp_path / "latin.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        (None, "not None$"),
+        (3, "not 3$"),
+        (b"a.jsonl", r"not b'a.jsonl'$"),
+        (["a.jsonl", "b.jsonl"], "several are passed one by one"),
+        ([GOOD], "import_episodes` reads records and datasets"),
+        (GOOD, "import_episodes` reads"),
+    ],
+)
+def test_what_is_no_path_is_named(tmp_path, path, hint):
+    wanted = f"path: must be the path of a file or folder, .*{hint}"
+    good = lines(tmp_path / "good.jsonl", GOOD)
+    for use in (
+        lambda: read_episodes(path),
+        lambda: read_episodes(good, path),
+        lambda: read_episodes(path, goal_column="goal"),
+        lambda: write_episodes(read_episodes(good), path),
+    ):
+        with pytest.raises(EpisodeError, match=wanted):
+            use()
+
+
+@pytest.mark.parametrize("wrong", [None, "x", [None], [Episode("a", (Step("x"),)), {}]])
+def test_what_is_no_episode_is_not_written(tmp_path, wrong):
+    with pytest.raises(EpisodeError, match=r"episodes(\[\d\])?: "):
+        write_episodes(wrong, tmp_path / "x.jsonl")
+    assert not list(tmp_path.iterdir())
+
+
 def test_truncated_gzip_says_how_far_it_got(tmp_path):
     rng = np.random.default_rng(0)
     whole = [Episode(f"e{i}", (Step(rng.bytes(200).hex()),)) for i in range(200)]

@@ -288,6 +288,41 @@ def test_outcome_columns(columns, outcome):
 
 
 @pytest.mark.parametrize(
+    "record",
+    [
+        {"episode_id": "a", "steps": [{"observation": "x"}]},
+        {"prompt": "p", "completion": "c"},
+        {"messages": TOOL_CHAT},
+        {"episode_id": "a", "observation": "x"},
+    ],
+)
+@pytest.mark.parametrize(("outcome", "success"), [(0, True), (1.0, False), (True, 0)])
+def test_outcome_and_success_may_not_contradict_each_other(tmp_path, record, outcome, success):
+    if "steps" in record:  # the canonical form is stricter
+        outcome, success = float(outcome), bool(success)
+    path = jsonl(tmp_path / "x.jsonl", {**record, "outcome": outcome, "success": success})
+    with pytest.raises(EpisodeError, match=r"x.jsonl, line 1: .*outcome, success: .* contradict each other"):
+        read_episodes(path)
+    # Controls: half an outcome goes with either, and a column that was named speaks alone.
+    half = jsonl(tmp_path / "half.jsonl", {**record, "outcome": 0.5, "success": success})
+    assert read_episodes(half)[0].outcome == 0.5
+    assert read_episodes(path, outcome_column="outcome")[0].outcome == outcome
+
+
+def test_success_may_be_false_on_the_way_to_an_outcome_that_every_row_states():
+    rows = [{"episode_id": "a", "observation": "x", "outcome": 1, "success": last} for last in (False, True)]
+    assert import_episodes(rows)[0].outcome == 1.0
+    with pytest.raises(EpisodeError, match="contradict each other"):
+        import_episodes(rows[::-1])
+
+
+@pytest.mark.parametrize("source", [None, 3, b"x.jsonl"])
+def test_what_is_no_source_is_named(source):
+    with pytest.raises(EpisodeError, match="source: must be a path, a dataset or records, not"):
+        import_episodes(source)
+
+
+@pytest.mark.parametrize(
     ("record", "message"),
     [
         ({"messages": "hello"}, r"messages: must be a list, not the text 'hello'"),

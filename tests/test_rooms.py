@@ -16,7 +16,7 @@ PACKAGE = Path(valuegraph.__file__).parent
 FLOORS = (
     "threads config records episode episodes evidence credit alignment_kernel alignment "
     "edge_kernels value_kernels durable tensor_file wal_format wal manifest regularize",
-    "trajectories conversations chat_templates importers testing "
+    "trajectories conversations chat_templates formats importers testing "
     "model_weights text_models embedding_cache array_encoder encoders "
     "locks growing labels texts vectors faiss_search faiss_host faiss_gpu faiss_cagra tiers faiss_build "
     "faiss_store faiss_index index "

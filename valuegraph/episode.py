@@ -23,7 +23,16 @@ import numpy as np
 
 from valuegraph.records import EpisodeError
 
-__all__ = ["Episode", "EpisodeError", "Observation", "Step", "check_goal", "shape_of", "shown"]
+__all__ = [
+    "Episode",
+    "EpisodeError",
+    "Observation",
+    "Step",
+    "check_goal",
+    "check_success",
+    "shape_of",
+    "shown",
+]
 
 Observation = str | tuple[float, ...]
 
@@ -92,8 +101,8 @@ class Episode:
     def from_dict(cls, record: Mapping[str, Any], *, where: str = "") -> Episode:
         """The episode of a canonical record. Fields it does not know are ignored and not kept.
 
-        `success` (a bool) stands in for `outcome` where that is absent or null. `where` (such as
-        `"runs.jsonl, line 3"`) opens every `EpisodeError`.
+        `success` (a bool) stands in for `outcome` where that is absent or null, and may not contradict it.
+        `where` (such as `"runs.jsonl, line 3"`) opens every `EpisodeError`.
         """
         if not isinstance(record, Mapping):
             raise EpisodeError(f"{_prefix(where)}an episode must be a JSON object, not {shown(record)}")
@@ -106,6 +115,7 @@ class Episode:
             prefix = f"{_prefix(where)}episode {shown(record['episode_id'])}: "
         raw_steps, outcome = record["steps"], record.get("outcome")
         try:
+            check_success(outcome, record.get("success"))
             if outcome is None and record.get("success") is not None:
                 if not isinstance(record["success"], bool):
                     raise EpisodeError(f"success: must be true or false, not {shown(record['success'])}")
@@ -147,6 +157,13 @@ class Episode:
 def check_goal(goal: str | None) -> None:
     """Raise `EpisodeError` unless it is text, or None."""
     _optional_text("goal", goal)
+
+
+def check_success(outcome: Any, success: Any) -> None:
+    """Raise `EpisodeError` where one says success and the other failure; what was half done may be either."""
+    numbers = all(isinstance(value, Real | np.bool_) for value in (outcome, success))
+    if numbers and (outcome, success) in ((0, 1), (1, 0)):
+        raise EpisodeError(f"outcome, success: {shown(outcome)} and {shown(success)} contradict each other")
 
 
 def _step_from_dict(raw: Any, index: int) -> Step:

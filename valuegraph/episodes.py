@@ -37,8 +37,8 @@ def read_episodes(
     """Every episode of one or more files (or folders of files), in order.
 
     `.jsonl` and `.jsonl.gz` in the canonical form are read here, line by line; everything else, and named
-    columns, are the business of `valuegraph.importers`. Raises `EpisodeError` (file, line, episode, field)
-    and then returns nothing.
+    columns, are the business of `valuegraph.importers`, whose `import_episodes` also reads what is no file.
+    Raises `EpisodeError` (file, line, episode, field) and then returns nothing.
     """
     return list(iter_episodes(path, *more, goal_column=goal_column, outcome_column=outcome_column))
 
@@ -49,6 +49,7 @@ def iter_episodes(
     """As `read_episodes`, one episode at a time, for files larger than memory."""
     check = Consistency()
     for file in (path, *more):
+        _check_path(file)
         empty = True
         for place, episode in _located_episodes(file, goal_column, outcome_column):
             check.add(episode, place)
@@ -64,6 +65,7 @@ def write_episodes(episodes: Iterable[Episode], path: PathLike) -> None:
     The same episodes give the same bytes. Raises `EpisodeError` where the file could not be read back: no
     episode, a repeated `episode_id`, text mixed with vectors.
     """
+    _check_path(path)
     path = Path(path)
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise EpisodeError(f"{path}: episodes are written to .jsonl or .jsonl.gz")
@@ -71,7 +73,7 @@ def write_episodes(episodes: Iterable[Episode], path: PathLike) -> None:
     with replacing(path) as raw:
         # no file name and no time in the gzip header, so equal episodes give equal bytes
         out: Any = gzip.GzipFile("", "wb", 6, raw, mtime=0) if path.suffix == ".gz" else raw
-        for count, episode in enumerate(episodes, 1):
+        for count, episode in enumerate(_each(episodes, "episodes"), 1):
             check.add(episode, f"{path}, line {count}")
             line = json.dumps(episode.to_dict(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             out.write(line.encode() + b"\n")
@@ -79,6 +81,17 @@ def write_episodes(episodes: Iterable[Episode], path: PathLike) -> None:
             raise EpisodeError(f"{path}: no episode to write")
         if out is not raw:
             out.close()
+
+
+def _check_path(path: Any) -> None:
+    if isinstance(path, str | os.PathLike):
+        return
+    hint = ""
+    if isinstance(path, list | tuple) and all(isinstance(one, str | os.PathLike) for one in path):
+        hint = "; several are passed one by one"
+    elif isinstance(path, Iterable) and not isinstance(path, bytes):
+        hint = "; `valuegraph.importers.import_episodes` reads records and datasets"
+    raise EpisodeError(f"path: must be the path of a file or folder, not {shown(path)}{hint}")
 
 
 def _located_episodes(
@@ -104,16 +117,19 @@ def _located_episodes(
 
 def as_episodes(episodes: Any, name: str = "episodes") -> list[Episode]:
     """A list of what was handed over as episodes; raises `EpisodeError` where it is something else."""
+    return list(_each(episodes, name))
+
+
+def _each(episodes: Any, name: str) -> Iterator[Episode]:
     if isinstance(episodes, str | os.PathLike):
         raise EpisodeError(f"{name}: a path, not episodes; `read_episodes({str(episodes)!r})` reads them")
     if isinstance(episodes, Episode | Mapping) or not isinstance(episodes, Iterable):
         raise EpisodeError(f"{name}: must be a list of Episode, not {shown(episodes)}")
-    listed = list(episodes)
-    for i, episode in enumerate(listed):
+    for i, episode in enumerate(episodes):
         if not isinstance(episode, Episode):
             hint = "; `Episode.from_dict` makes one" if isinstance(episode, Mapping) else ""
             raise EpisodeError(f"{name}[{i}]: must be an Episode, not {shown(episode)}{hint}")
-    return listed
+        yield episode
 
 
 def check_episodes(episodes: Iterable[Episode], source: str = "episodes") -> None:

@@ -16,37 +16,28 @@ step rows              `episode_id`, `observation`, optional `t`     the rows of
 
 The outcome is the first of `outcome`, `success`, `reward`, `score`, `label` that is not null, a bool or a
 number in [0, 1]; of TRL completions else the one reward column; of step rows `outcome` or `success` alone,
-for `reward` is the step's. The goal is the field `goal`, else the first user message, or the prompt (its last
-user message). Either can be named instead. `terminated`, `truncated` and `metadata` are taken where they are.
+for `reward` is the step's. `success` may not contradict `outcome`. The goal is the field `goal`, else the
+first user message, or the prompt (its last user message). Either can be named instead. `terminated`,
+`truncated` and `metadata` are taken where they are.
 A row without `episode_id` is called after the source, the row number and a hash of what it says.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from valuegraph.conversations import as_rows, completion_turns, conversation_goal, prompt_goal
 from valuegraph.conversations import split_steps as split_steps
-from valuegraph.episodes import Consistency, Episode, EpisodeError, Step
+from valuegraph.episodes import Consistency, Episode, EpisodeError
+from valuegraph.formats import episodes_of, format_of
+from valuegraph.formats import recognises as recognises
 from valuegraph.records import SUFFIXES, Located, counted, iter_records
-from valuegraph.trajectories import (
-    Columns,
-    Record,
-    column,
-    flag,
-    minari_dataset,
-    minari_episodes,
-    step_row_episodes,
-)
+from valuegraph.trajectories import Columns, minari_dataset, minari_episodes
 
 
 def import_episodes(
@@ -80,16 +71,8 @@ def iter_located(
         first = next(records, None)
         if first is None:
             continue
-        kind, rows = _format(*first), chain([first], records)
-        if kind.convert is None:
-            yield from step_row_episodes(rows, columns)
-        else:
-            yield from _convert(rows, kind.fields, kind.convert, columns, _name(file))
-
-
-def recognises(record: Any) -> bool:
-    """Whether a record has the fields of one of the formats above."""
-    return isinstance(record, Mapping) and any(known.fits(record) for known in _FORMATS)
+        kind, rows = format_of(*first), chain([first], records)
+        yield from episodes_of(kind, rows, columns, _name(file))
 
 
 def describe(episodes: Sequence[Episode], source: Any) -> str:
@@ -116,137 +99,6 @@ def describe(episodes: Sequence[Episode], source: Any) -> str:
         first = " ".join(goals[0].split())
         lines.append(f"  first goal: {first if len(first) <= 80 else first[:77] + '...'}")
     return "\n".join(lines)
-
-
-# Each format turns a row into one episode (or two)
-
-
-def _canonical(record: Record, columns: Columns, name: str) -> Iterator[Episode]:
-    known = {field: value for field, value in record.items() if value is not None}
-    known["steps"] = _in_field("steps", as_rows, record["steps"])
-    if columns.goal:
-        known["goal"] = columns.goal_of(record)
-    if columns.outcome:
-        known["outcome"] = columns.outcome_of(record)
-    yield Episode.from_dict(known)
-
-
-def _chat(record: Record, columns: Columns, name: str) -> Iterator[Episode]:
-    field = "messages" if "messages" in record else "conversations"
-    messages = _in_field(field, as_rows, record[field])
-    goal = columns.goal_of(record) or _in_field(field, conversation_goal, messages)
-    yield _episode(record, name, field, messages, goal, columns.outcome_of(record))
-
-
-def _completion(record: Record, columns: Columns, name: str) -> Iterator[Episode]:
-    goal = columns.goal_of(record) or _in_field("prompt", prompt_goal, record["prompt"])
-    yield _episode(record, name, "completion", record["completion"], goal, columns.outcome_of(record))
-
-
-def _trl(record: Record, columns: Columns, name: str) -> Iterator[Episode]:
-    if not columns.outcome and not any(usual in record for usual in columns.usual):
-        rest = (field for field in record if field not in ("step", "prompt", "completion", "advantage"))
-        rewards = [field for field in rest if record[field] is None or isinstance(record[field], Real)]
-        if len(rewards) > 1:
-            raise EpisodeError(f"outcome: one of {', '.join(rewards)}? Say which with outcome_column")
-        columns = columns._replace(outcome=rewards[0] if rewards else None)
-    yield from _completion(record, columns, name)
-
-
-def _pair(record: Record, columns: Columns, name: str) -> Iterator[Episode]:
-    goal = columns.goal_of(record)
-    if goal is None and record.get("prompt") is not None:
-        goal = _in_field("prompt", prompt_goal, record["prompt"])
-    for field, outcome in (("chosen", 1.0), ("rejected", 0.0)):
-        said, own_goal = record[field], goal
-        if goal is None and not isinstance(said, str):
-            own_goal = _in_field(field, conversation_goal, said)
-        yield _episode(record, name, field, said, own_goal, outcome, suffix=f"/{field}")
-
-
-def _episode(
-    record: Record,
-    name: str,
-    field: str,
-    said: Any,
-    goal: str | None,
-    outcome: float | None,
-    suffix: str = "",
-) -> Episode:
-    turns = _in_field(field, completion_turns, said, goal)
-    metadata, identity = record.get("metadata"), record.get("episode_id")
-    if identity is None:
-        # the hash tells apart files of one name from different runs, and knows the same file again
-        identity = f"{name}:{hashlib.sha256(json.dumps([goal, turns]).encode()).hexdigest()[:8]}"
-    return Episode(
-        f"{identity}{suffix}",
-        tuple(Step(observation, action) for action, observation in turns),
-        goal=goal,
-        outcome=outcome,
-        terminated=flag(record, "terminated"),
-        truncated=flag(record, "truncated"),
-        metadata=metadata if isinstance(metadata, Mapping) else {},
-    )
-
-
-_Convert = Callable[[Record, Columns, str], Iterator[Episode]]
-
-
-class _Format(NamedTuple):
-    name: str
-    fields: tuple[str, ...]
-    convert: _Convert | None
-
-    def fits(self, record: Record) -> bool:
-        return all(field in record for field in self.fields)
-
-
-_FORMATS = (
-    _Format("episodes", ("steps",), _canonical),
-    _Format("preference pairs", ("chosen", "rejected"), _pair),
-    _Format("chat messages", ("messages",), _chat),
-    _Format("chat messages", ("conversations",), _chat),
-    _Format("TRL completions", ("prompt", "completion", "advantage"), _trl),
-    _Format("prompt and completion", ("prompt", "completion"), _completion),
-    _Format("step rows", ("episode_id", "observation"), None),
-)
-
-
-def _format(place: str, record: Any) -> _Format:
-    known = next((f for f in _FORMATS if isinstance(record, Mapping) and f.fits(record)), None)
-    if known is None:
-        found = ", ".join(map(str, record)) if isinstance(record, Mapping) else f"{record!r:.60}"
-        wanted = "; ".join(f"{', '.join(f.fields)} ({f.name})" for f in _FORMATS)
-        raise EpisodeError(
-            f"{place}: unknown format. Fields found: {found or 'none'}. Fields looked for: {wanted}"
-        )
-    return known
-
-
-def _convert(
-    rows: Iterable[Located], fields: Iterable[str], convert: _Convert, columns: Columns, name: str
-) -> Iterator[tuple[str, Episode]]:
-    for number, (place, record) in enumerate(rows, 1):
-        try:
-            for field in fields:
-                column(record, field)
-            episodes = list(convert(record, columns, f"{name}:{number}"))
-        except EpisodeError as error:
-            known = isinstance(record, Mapping) and convert is not _canonical and record.get("episode_id")
-            episode = f"episode {known!r}: " if known else ""
-            raise EpisodeError(f"{place}: {episode}{error}") from None
-        yield from ((place, episode) for episode in episodes)
-
-
-def _in_field(name: str, function: Callable, *arguments: Any) -> Any:
-    """What the function returns; an error it raises is one of this field."""
-    try:
-        return function(*arguments)
-    except ValueError as error:
-        raise EpisodeError(f"{name}{'' if str(error).startswith('[') else ': '}{error}") from None
-
-
-# Sources
 
 
 def _is_path(source: Any) -> bool:
@@ -282,6 +134,8 @@ def _records(source: Any) -> Iterator[Located]:
         raise EpisodeError(
             f"a dict of {', '.join(map(str, source))}: pass one of them (one split of a dataset)"
         )
+    elif isinstance(source, bytes) or not isinstance(source, Iterable):
+        raise EpisodeError(f"source: must be a path, a dataset or records, not {source!r:.60}")
     else:
         # a Hugging Face dataset may be set to hand out arrays or tensors; its plain rows are wanted here
         rows = source.with_format(None) if hasattr(source, "with_format") else source
@@ -299,4 +153,4 @@ def _formats(source: Any) -> Iterator[str]:
         yield "Minari dataset"
         return
     for file in _files(source):
-        yield from (_format(*located).name for located in islice(_records(file), 1))
+        yield from (format_of(*located).name for located in islice(_records(file), 1))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from valuegraph.episode import check_success
 from valuegraph.episodes import Episode, EpisodeError, Step
 from valuegraph.records import Located
 
@@ -96,6 +97,8 @@ def _step_row_episode(episode_id: str, group: list[tuple[str, Record, Step]], co
     records = [record for _, record, _ in group]
     goals = [goal for goal in map(columns.goal_of, records) if goal is not None]
     outcomes = [outcome for outcome in map(columns.outcome_of, records) if outcome is not None]
+    if not columns.outcome:  # `success` may well be false on the way to it
+        check_success(*(_last(records, name) for name in columns.usual))
     return Episode(
         episode_id,
         tuple(step for _, _, step in group),
@@ -105,6 +108,10 @@ def _step_row_episode(episode_id: str, group: list[tuple[str, Record, Step]], co
         truncated=any(flag(record, "truncated") for record in records),
         metadata=next((r["metadata"] for r in records if isinstance(r.get("metadata"), Mapping)), {}),
     )
+
+
+def _last(records: Sequence[Record], name: str) -> Any:
+    return next((r[name] for r in reversed(records) if r.get(name) is not None), None)
 
 
 def minari_dataset(folder: Path) -> Any:
