@@ -7,13 +7,15 @@ import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import faiss
 import numpy as np
 import pytest
 
-from valuegraph import faiss_cagra
+from valuegraph import consolidation, faiss_cagra
 from valuegraph.faiss_cagra import GraphCopy
 from valuegraph.faiss_gpu import GpuCopy, gpu_available, has_cagra
 from valuegraph.index import ExactIndex, FaissIndex, index_from_bytes, make_index, measure_recall, tier_for
@@ -150,6 +152,7 @@ class Graph:
             raise RuntimeError("Inconsistent numeric type for train and search")
         if k > 2048 or k > effort:
             raise RuntimeError(f"topk = {k} must be smaller than itopk_size = {effort}")
+        assert k <= len(self.rows), "nobody says what comes of that"
         self.efforts.append(effort)
         with self.resources.used():
             rows, asked = self.rows.astype(np.float32), x.astype(np.float32)
@@ -170,7 +173,7 @@ class Graph:
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> None:
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A GPU, and a FAISS that was built with cuVS."""
     for made in (Flat.made, Graph.made):
         made.clear()
@@ -192,6 +195,14 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(faiss, name, stand_in, raising=False)
     monkeypatch.setattr(faiss_cagra, "_GRAPH_FROM", 500)
+    yield
+    for builder in builders():
+        builder.join(20)
+
+
+def builders() -> list[threading.Thread]:
+    """Who is building graphs in the background."""
+    return [thread for thread in threading.enumerate() if "_build_and_release" in thread.name]
 
 
 @pytest.fixture
@@ -277,8 +288,9 @@ def test_control_the_stand_in_refuses_what_a_graph_refuses() -> None:
     with pytest.raises(RuntimeError, match="numeric type"):
         graph.search(rows, 1)
     with pytest.raises(RuntimeError, match="itopk_size"):
-        graph.search(rows, 65, numeric_type=faiss.Float16)
-    assert (graph.search(rows, 40, numeric_type=faiss.Float16)[1][:, -1] == NOBODY).all()
+        graph.search(rows, 33, params=Parameters(32), numeric_type=faiss.Float16)
+    with pytest.raises(AssertionError, match="nobody says"):
+        graph.search(rows, 40, numeric_type=faiss.Float16)
     with pytest.raises(AssertionError, match="two threads"), graph.resources.used():
         graph.search(rows, 1, numeric_type=faiss.Float16)
 
@@ -376,6 +388,42 @@ def test_where_the_graph_finds_too_few_the_host_is_asked() -> None:
 
 
 @pytest.mark.usefixtures("card")
+def test_labels_move_where_only_late_ones_go() -> None:
+    index, late = filled(), slice(SIZE, SIZE + 400)
+    index.promote()
+    index.add(VECTORS[late], IDS[late])
+    np.testing.assert_array_equal(index.search(VECTORS[late], 1).ids[:, 0], IDS[late])
+    index.remove(IDS[SIZE : SIZE + 300])
+    left = slice(SIZE + 300, SIZE + 400)
+    np.testing.assert_array_equal(index.search(VECTORS[left], 1).ids[:, 0], IDS[left])
+    check(index)
+    assert len(Graph.made) == 1
+
+
+@pytest.mark.usefixtures("card")
+def test_rows_that_there_are_not_are_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    index, right = filled(), Graph.search
+    index.promote()
+
+    def lost(*given: Any, **more: Any) -> tuple[np.ndarray, np.ndarray]:
+        near, rows = right(*given, **more)
+        return near, np.where(rows % 3 == 0, NOBODY, np.where(rows % 3 == 1, -1, rows))
+
+    monkeypatch.setattr(Graph, "search", lost)
+    check(index, recall=1.0)  # the host was asked
+
+
+@pytest.mark.usefixtures("card")
+def test_a_graph_of_other_vectors_is_left_alone() -> None:
+    index = filled()
+    index.promote()
+    host, asked = replace(index._for_gpu(), epoch=99), np.pad(QUERIES, ((0, 0), (0, WIDTH - DIM)))
+    exact = oracle_of(index).search(QUERIES, 16).similarity
+    np.testing.assert_allclose(index._gpu.search(host, asked, 16)[0], exact, atol=1e-3)
+    assert index._gpu.due(99, SIZE)
+
+
+@pytest.mark.usefixtures("card")
 def test_effort_is_what_the_recall_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     efforts = []
     for wanted in (0.1, 0.98):
@@ -385,6 +433,30 @@ def test_effort_is_what_the_recall_asks_for(monkeypatch: pytest.MonkeyPatch) -> 
         efforts.append(index._gpu._graph._effort)
     assert efforts[0] == 64 < efforts[1]
     assert measure_recall(index, QUERIES, oracle=oracle_of(index)) > 0.95
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda near, rows: (-near, rows), "similarities"),
+        (lambda near, rows: (near, rows[:, ::-1]), "similarities"),
+        (
+            lambda near, rows: (near, np.where(rows % 3 == 0, NOBODY, rows)),
+            r"finds 0\.[67]. of the neighbours",
+        ),
+    ],
+)
+def test_a_graph_that_answers_wrongly_is_not_used(
+    wrong: Callable, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Graph.search
+    monkeypatch.setattr(Graph, "search", lambda *given, **more: wrong(*right(*given, **more)))
+    index = filled()
+    with pytest.raises(RuntimeError, match=message):
+        index.promote()
+    assert index._gpu._graph is None
+    check(index, recall=1.0)
 
 
 @pytest.mark.usefixtures("card")
@@ -405,8 +477,8 @@ def test_a_search_has_the_graph_built_while_others_go_on(monkeypatch: pytest.Mon
     before = index.search(QUERIES, 16)  # all of it is scanned
     np.testing.assert_allclose(before.similarity, oracle_of(index).search(QUERIES, 16).similarity, atol=1e-3)
     index.search(QUERIES, 16)
-    builders = [thread for thread in threading.enumerate() if "_build_and_release" in thread.name]
-    assert len(builders) == 1, "one at a time"
+    building = builders()
+    assert len(building) == 1, "one at a time"
     while not Graph.made:
         pass
     index.add(VECTORS[SIZE : SIZE + 50], IDS[SIZE : SIZE + 50])  # while it is being built
@@ -414,7 +486,7 @@ def test_a_search_has_the_graph_built_while_others_go_on(monkeypatch: pytest.Mon
     check(index, recall=1.0)
     assert index._gpu._graph is None
     Graph.hold.set()
-    builders[0].join(20)
+    building[0].join(20)
     assert index._gpu._graph.size == SIZE
     assert index._gpu._graph.first == SIZE
     check(index)
@@ -469,6 +541,7 @@ def test_a_graph_that_cannot_be_built_leaves_a_scan(monkeypatch: pytest.MonkeyPa
     index.add(VECTORS[SIZE : SIZE + 600], IDS[SIZE : SIZE + 600])
     assert index.due
     assert index.promote()
+    assert index._gpu._rest._index is None  # nothing is left to scan
     check(index)
 
 
@@ -506,6 +579,17 @@ def test_tensors_find_the_same_on_their_own_stream(monkeypatch: pytest.MonkeyPat
         np.testing.assert_array_equal(labels.numpy(), plain[1])
         np.testing.assert_allclose(similarity.numpy(), plain[0], atol=1e-6)
         np.testing.assert_array_equal(ids.numpy(), index.search(QUERIES, 16).ids)
+    right = Graph.search
+
+    def lost(*given: Any, **more: Any) -> tuple[np.ndarray, np.ndarray]:
+        near, rows = right(*given, **more)
+        return near, np.where(rows % 4, NOBODY, rows)
+
+    monkeypatch.setattr(Graph, "search", lost)
+    with index._lock.read:
+        similarity, labels = copy.search_tensor(index._for_gpu(), queries, 300)
+    assert ((labels >= 0) == (similarity > -np.inf)).all()
+    assert 0.2 < (labels >= 0).float().mean() < 0.8
     used = [graph.resources for graph in Graph.made] + [flat.resources for flat in Flat.made]
     assert all(resources.stream == 0 and 7 in resources.streams for resources in used)
     assert len(used) > 2
@@ -538,6 +622,16 @@ def test_auto_never_chooses_a_graph_and_leaves_one_that_was_named() -> None:
     again = index_from_bytes(filled().to_bytes(), device="auto")
     assert again.due
     assert type(again._gpu) is GraphCopy
+
+
+@pytest.mark.usefixtures("card")
+def test_a_memory_wakes_up_with_a_graph() -> None:
+    slept = SimpleNamespace(index=filled(), width=DIM, config=SimpleNamespace(device="auto"))
+    index = consolidation._index(slept, IDS[:900])
+    assert (index.tier, index._gpu._graph.size) == ("cagra", 900)
+    np.testing.assert_allclose(index.reconstruct(np.arange(900)), VECTORS[:900], atol=1e-3)
+    slept.config.device = "cpu"
+    assert consolidation._index(slept, IDS[:900]).tier == "flat"
 
 
 @pytest.mark.usefixtures("plain_card")

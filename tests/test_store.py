@@ -38,7 +38,7 @@ def grown(count: int = 40, **config: object) -> RewardModel:
 
 
 def test_an_update_promotes_the_index_and_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from valuegraph import faiss_build, faiss_index, tiers
+    from valuegraph import faiss_build, faiss_store, tiers
 
     model, going, may_end = grown(), threading.Event(), threading.Event()
     before = model.score(walks(4, seed=1)).total
@@ -49,7 +49,7 @@ def test_an_update_promotes_the_index_and_nobody_waits_for_it(monkeypatch: pytes
         return faiss_build.build(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tiers, "_CPU_LIMITS", ((100, "flat"), (10**9, "flat_fp16")))
-    monkeypatch.setattr(faiss_index, "build", slow_build)
+    monkeypatch.setattr(faiss_store, "build", slow_build)
     model.update(walks(2, seed=2, start=100))
     assert going.wait(30)
     start = time.perf_counter()

@@ -117,8 +117,8 @@ def _worthiest(graph: ValueGraph, into: Nodes, alive: Nodes, budget: int) -> Nod
 
 def _index(graph: ValueGraph, kept: Nodes) -> VectorIndex:
     """The keys of the nodes that stay, under their new numbers, in the tier that suits their number."""
-    flat = "flat" if graph.index.tier in ("flat", "exact") else "flat_fp16"
-    index = make_index(graph.width, tier=flat, device=graph.config.device)
+    scanned = {"exact": "flat", "flat": "flat", "cagra": "cagra"}.get(graph.index.tier, "flat_fp16")
+    index = make_index(graph.width, tier=scanned, device=graph.config.device)
     for start in range(0, len(kept), _BLOCK):
         block = kept[start : start + _BLOCK]
         index.add(graph.index.reconstruct(block), np.arange(start, start + len(block)))

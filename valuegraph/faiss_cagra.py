@@ -26,6 +26,7 @@ _GRAPH_FROM = 10_000  # vectors below which all of them are scanned
 _STALE = 1 / 8  # of a graph's rows: when so many are new or gone, it is built anew
 _EFFORTS: Final = (64, 128, 256, 512)  # candidates kept during a search; beyond, a batch is slow
 _TUNED_RECALL = 0.98  # of 16 neighbours, on a sample, when one of them is chosen
+_USABLE_RECALL = 0.9  # with the most of them; below, a scan is better
 _LARGEST_HALF = 65_504.0
 
 
@@ -208,17 +209,24 @@ class _Graph:
         return index
 
     def _tune(self, rows: NDArray[np.float16], rng: np.random.Generator, k: int = 16) -> None:
-        """Keep as few candidates as keep the recall, measured against a scan on the host."""
+        """Keep as few candidates as keep the recall, measured against a scan on the host. Raises RuntimeError
+        for a graph that finds too little, or gives other similarities than there are."""
         sample = single(rows[np.sort(rng.choice(len(rows), min(len(rows), 128), replace=False))])
         asked = perturbed(sample, rng).astype(np.float16)
         queries, k = single(asked), min(k, len(rows))
         best = product_search(lambda i, j: single(rows[i:j]), len(rows), queries, k)[0][:, -1:] - 1e-4
         for self._effort in _EFFORTS:
-            found = self._find(asked, k)[1]
+            similarity, found = self._find(asked, k)
             there = (found >= 0) & (found < len(rows))
             near = single(rows[np.where(there, found, 0).ravel()]).reshape(*found.shape, -1)
-            if (there & (np.einsum("nd,nkd->nk", queries, near) >= best)).mean() >= _TUNED_RECALL:
+            true = np.einsum("nd,nkd->nk", queries, near)
+            if not np.allclose(similarity[there], true[there], rtol=0.01, atol=0.01):
+                raise RuntimeError("the similarities of the graph are not those of its vectors")
+            recall = (there & (true >= best)).mean()
+            if recall >= _TUNED_RECALL:
                 return
+        if recall < _USABLE_RECALL:
+            raise RuntimeError(f"the graph finds {recall:.2f} of the neighbours, {_USABLE_RECALL} are wanted")
 
 
 def _since(host: Host, first: int) -> Host:

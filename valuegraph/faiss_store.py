@@ -22,6 +22,7 @@ from valuegraph.vectors import check_batch, check_dim, check_ids, check_known, c
 __all__ = ["FaissStore"]
 
 _MAX_TOMBSTONES = 256  # a search asks for that many neighbours more, so there may not be many
+_COPY_ROWS = 1 << 16
 _OUTGROWN = 4.0  # an IVF is rebuilt when it holds that many times the vectors that it was made for
 
 
@@ -176,7 +177,12 @@ class FaissStore:
             if not isinstance(copy, GraphCopy) or not self._behind():
                 return
             labels, epoch, seen = self._labels.alive(), self._epoch, self._labels.next
-            rows = half_codes(self._host)[labels]  # a copy: what it was copied from may move
+        rows = np.empty((len(labels), self._host.d), np.float16)
+        for start in range(
+            0, len(labels), _COPY_ROWS
+        ):  # a copy, as rows move; in parts, so that none wait long
+            with self._lock.read:
+                rows[start : start + _COPY_ROWS] = half_codes(self._host)[labels[start : start + _COPY_ROWS]]
         copy.build(rows, labels, epoch, seen, self._seed)
 
     def _keep_up(self) -> None:
