@@ -38,7 +38,8 @@ class FaissIndex(FaissStore):
             else:
                 found = self._on_host.nearest(wanted, ask)
             result = self._present(wanted, found, k)
-        self._keep_up()
+        if self._gpu is not None:
+            self._keep_up()
         return result
 
     def search_both(self, queries: ArrayLike, more: ArrayLike, k: int) -> tuple[SearchResult, SearchResult]:
