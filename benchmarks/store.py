@@ -40,13 +40,13 @@ from valuegraph.vectors import ExactIndex
 
 def timed(*jobs: Callable[[], Any], rounds: int = 7) -> list[float]:
     """Median processor seconds of each job, run in turns; each time once before, since the others have swept
-    the caches."""
-    seconds = np.empty((rounds, len(jobs)))
+    the caches. The order changes, for it matters who comes after the one that sweeps most."""
+    seconds, lots = np.empty((rounds, len(jobs))), np.random.default_rng(0)
     for row in seconds:
-        for i, job in enumerate(jobs):
-            job()
+        for i in lots.permutation(len(jobs)).tolist():
+            jobs[i]()
             start = time.process_time()
-            job()
+            jobs[i]()
             row[i] = time.process_time() - start
     return np.median(seconds, axis=0).tolist()
 

@@ -182,7 +182,7 @@ def footprint(model: RewardModel) -> dict[str, Any]:
     assert isinstance(index, FaissIndex)
     n = len(graph)
     parts = {
-        "vectors_and_lists": len(index.to_bytes()) - index._ids[: index._next].nbytes,
+        "vectors_and_lists": len(index.to_bytes()) - index.ids().nbytes,
         "ids": index.ids_nbytes,
         "edges": graph.edges.nbytes,
         "statistics": graph.nodes.nbytes,
