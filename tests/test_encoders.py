@@ -344,9 +344,16 @@ def test_broken_configs_are_refused(loaded):
     del config["max_tokens"]
     with pytest.raises(ValueError, match="'max_tokens' is missing"):
         encoder_from_config(config)
-    for options in ({"backend": "tensorflow"}, {"batch_size": 0}, {"max_tokens": 1}):
+    for options in ({"backend": "tensorflow"}, {"batch_size": 0}, {"max_tokens": 1}, {"name": ""}):
         with pytest.raises(ValueError, match=next(iter(options))):
             TextEncoder(**options)
+    with pytest.raises(ValueError, match="name=None"):
+        TextEncoder(None)
+
+
+def test_one_text_is_not_read_letter_by_letter(loaded):
+    with pytest.raises(EpisodeError, match="texts: must be a list"):
+        loaded.encode("abc")
 
 
 # Embeddings that outlive the process

@@ -225,6 +225,11 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(EpisodeError, match=r"cannot be read: Is a directory"):
         read_episodes(tmp_path / "folder.jsonl")
+    spread = json.dumps(GOOD, indent=1)
+    (tmp_path / "spread.json").write_text(spread)
+    assert len(read_episodes(tmp_path / "spread.json")) == 1
+    with pytest.raises(EpisodeError, match=r"spread.jsonl, line 1: .*ends too early; .jsonl holds a rec"):
+        read_episodes(lines(tmp_path / "spread.jsonl", spread))
     (tmp_path / "latin.jsonl").write_bytes('{"episode_id": "é"}'.encode("latin-1"))
     with pytest.raises(EpisodeError, match=r"latin.jsonl, line 1: not valid JSON: 'utf-8' codec"):
         read_episodes(tmp_path / "latin.jsonl")

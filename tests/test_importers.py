@@ -634,6 +634,9 @@ def test_unreadable_tables(tmp_path):
     (tmp_path / "y.csv").write_text('prompt,completion\na,"b\n')
     with pytest.raises(EpisodeError, match=r"y.csv, line 2: not valid CSV"):
         read_episodes(tmp_path / "y.csv")
+    (tmp_path / "z.csv").write_bytes("prompt,completion\na,é\n".encode("latin-1"))
+    with pytest.raises(EpisodeError, match=r"z.csv, line 2: not valid CSV: 'utf-8' codec"):
+        read_episodes(tmp_path / "z.csv")
     (tmp_path / "x.json").write_text("[{]")
     with pytest.raises(EpisodeError, match=r"x.json: not valid JSON"):
         read_episodes(tmp_path / "x.json")

@@ -746,9 +746,17 @@ def test_wrong_parts_and_questions_are_named() -> None:
     for ask in (model.potential, model.novelty):
         with pytest.raises(EpisodeError, match="observations: must be a list of them"):
             ask("a hall")  # whose letters are no observations
+        with pytest.raises(EpisodeError, match="observations: must be a list of them"):
+            ask(None)  # type: ignore[arg-type]
         with pytest.raises(EpisodeError, match="goal: must be text or null, not 3"):
             ask([(0.0, 1.0)], 3)  # type: ignore[arg-type]
     with pytest.raises(EpisodeError, match="goal: must be text or null, not 3"):
         model.recall((0.0, 1.0), 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="steps: must be at least 1, got 0"):
+        model.recall((0.0, 1.0), steps=0)
+    with pytest.raises(TypeError, match="net: must be an InstrumentalNet"):
+        RewardModel.fit([], net="net")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"encoder: must be an encoder, such as TextEncoder\('mini'\)"):
+        RewardModel.load("anywhere", encoder="mini")  # type: ignore[arg-type]
     with pytest.raises(EpisodeError, match="steps: must be a list of Step, not Step"):
         Episode("a", Step("x"))  # type: ignore[arg-type]

@@ -124,6 +124,9 @@ class TextEncoder:
         cache_dir: str | Path | None = None,
         backend: str = "torch",
     ) -> None:
+        if not isinstance(name, str | Path) or not str(name):
+            raise ValueError(f"name={name!r}, expected the name or the folder of a model")
+        name = str(name)
         if backend not in BACKENDS:
             raise ValueError(f"backend={backend!r}, expected one of {BACKENDS}")
         if batch_size < 1 or max_tokens < 8:
@@ -172,6 +175,8 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(n, dim) float32 unit rows of any texts."""
+        if isinstance(texts, str):  # each of its letters would be one
+            raise EpisodeError("texts: must be a list of them; put one in brackets")
         with self._lock:
             if not texts:
                 return np.zeros((0, self.dim), np.float32)

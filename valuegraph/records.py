@@ -97,7 +97,8 @@ def _json_lines(path: Path) -> Iterator[Located]:
         for number, line in enumerate(lines, 1):
             place = f"{path}, line {number}"
             if line.strip():
-                yield place, _parse(line, place)
+                hint = "; .jsonl holds a record a line, .json may spread one over several"
+                yield place, _parse(line.rstrip(b" \t\r\n"), place, hint)
 
 
 def _json_items(path: Path) -> Iterator[Located]:
@@ -107,10 +108,13 @@ def _json_items(path: Path) -> Iterator[Located]:
         yield f"{path}, item {number}", record
 
 
-def _parse(data: bytes, place: str) -> Any:
+def _parse(data: bytes, place: str, hint: str = "") -> Any:
+    """What the JSON says; `hint` is for text that ends before it does."""
     try:
         return json.loads(data.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
+        if error.pos == len(error.doc):
+            raise EpisodeError(f"{place}: not valid JSON: it ends too early{hint}") from None
         at = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise EpisodeError(f"{place}: not valid JSON: {error.msg}, at {at}") from None
     except (ValueError, RecursionError) as error:
@@ -126,9 +130,7 @@ _CSV_JSON = {"observation", "messages", "conversations", "steps", "metadata"}
 
 def _csv_rows(path: Path) -> Iterator[Located]:
     with _open(path) as raw:
-        rows = csv.reader(
-            (line.decode("utf-8-sig" if n == 0 else "utf-8") for n, line in enumerate(raw)), strict=True
-        )
+        rows = csv.reader(_csv_lines(path, raw), strict=True)
         try:
             header = next(rows, [])
             for row in rows:
@@ -140,8 +142,16 @@ def _csv_rows(path: Path) -> Iterator[Located]:
                     )
                 if row:
                     yield place, {name: _cell(name, text) for name, text in zip(header, row, strict=True)}
-        except (csv.Error, UnicodeDecodeError) as error:
+        except csv.Error as error:
             raise EpisodeError(f"{path}, line {rows.line_num}: not valid CSV: {error}") from None
+
+
+def _csv_lines(path: Path, raw: IO[bytes]) -> Iterator[str]:
+    for number, line in enumerate(raw, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise EpisodeError(f"{path}, line {number}: not valid CSV: {error}") from None
 
 
 def _cell(name: str, text: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +95,7 @@ class RewardModel:
         Raises `EpisodeError` for episodes that cannot be used, naming them.
         """
         episodes = as_episodes(episodes)
-        _check_parts(encoder, config)
+        _check_parts(encoder, config, net)
         encoder, config = encoder_for(episodes, encoder), config or FitConfig()
         fitted = fit_memory(episodes, encoder, config, progress, net)
         model = cls(encoder, config, fitted.graph, fitted.net, fitted.calibration)
@@ -207,6 +207,8 @@ class RewardModel:
     ) -> Recall:
         """The remembered way from here to the goal, by iterative retrieval; at most `steps` memories."""
         check_goal(goal)
+        if steps < 1:
+            raise ValueError(f"steps: must be at least 1, got {steps}")
         phi = self.encoder.encode_steps([Step(observation, action)], self.config.evidence)
         target = self.encoder.encode_goals([goal])
         with self._lock.read:
@@ -231,7 +233,8 @@ class RewardModel:
 
     def _queries(self, observations: Sequence[Observation], goal: str | None) -> NDArray[np.float32]:
         check_goal(goal)
-        if isinstance(observations, str):  # else each of its letters would be one
+        listed: Any = observations  # whoever knows the types needs no such check
+        if isinstance(listed, str) or not isinstance(listed, Iterable):  # each letter of a text would be one
             raise EpisodeError("observations: must be a list of them; put one in brackets")
         phi = self.encoder.encode_steps([Step(observation) for observation in observations], "observation")
         goals = np.repeat(self.encoder.encode_goals([goal]), len(phi), axis=0)
@@ -268,6 +271,7 @@ class RewardModel:
         `encoder` replaces the saved one, for instance to share its cache; its fingerprint must be the same.
         Raises `ModelFolderError` naming the file that is missing, damaged or of a newer format.
         """
+        _check_parts(encoder, None)
         folder = read_folder(path)
         model = cls(*unpacked(folder, Path(path), device, encoder))
         model._ids = set(folder.documents["episodes"])
@@ -351,9 +355,11 @@ class RewardModel:
         }
 
 
-def _check_parts(encoder: Any, config: Any) -> None:
-    """Raise `TypeError` where a name was passed for an encoder, or a dict for its settings."""
+def _check_parts(encoder: Any, config: Any, net: Any = None) -> None:
+    """Raise `TypeError` for a name instead of an encoder, a dict of settings, a learner, not its net."""
     if encoder is not None and not hasattr(encoder, "encode_steps"):
         raise TypeError(f"encoder: must be an encoder, such as TextEncoder({encoder!r}), not {encoder!r}")
     if config is not None and not isinstance(config, FitConfig):
         raise TypeError(f"config: must be a FitConfig (see FitConfig.from_dict, from_file), not {config!r}")
+    if net is not None and not isinstance(net, InstrumentalNet):
+        raise TypeError(f"net: must be an InstrumentalNet, such as a learner's net, not {net!r:.60}")
