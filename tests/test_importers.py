@@ -586,6 +586,14 @@ def test_step_rows_with_vectors_and_numbered_actions(tmp_path, suffix):
     assert episode.outcome == 1.0
 
 
+@pytest.mark.parametrize("yes", ["true", "True", "TRUE"])
+def test_a_table_may_say_true_as_programs_and_spreadsheets_do(tmp_path, yes):
+    (tmp_path / "x.csv").write_text(f"episode_id,observation,success,action\na,x,{yes},TRUE\n")
+    (episode,) = read_episodes(tmp_path / "x.csv")
+    assert episode.outcome == 1.0
+    assert episode.steps[0].action == "TRUE"  # control: what was said stays text
+
+
 def test_reward_of_a_step_row_is_never_the_outcome():
     rows = [{"episode_id": "a", "observation": "x", "reward": 1.0}]
     assert import_episodes(rows)[0].outcome is None

@@ -125,6 +125,7 @@ def _parse(data: bytes, place: str, hint: str = "") -> Any:
 # completion is taken for a conversation; a cell of any other column is a number or a boolean where it looks
 # like one.
 _CSV_TEXT = {"episode_id", "goal", "action", "prompt", "completion", "chosen", "rejected"}
+_CSV_BOOL = {"True", "False", "TRUE", "FALSE"}  # as Python and as spreadsheets write them
 _CSV_JSON = {"observation", "messages", "conversations", "steps", "metadata"}
 
 
@@ -160,7 +161,7 @@ def _cell(name: str, text: str) -> Any:
     if name in _CSV_TEXT:
         return text
     try:
-        value = json.loads(text.lower() if text in ("True", "False") else text)
+        value = json.loads(text.lower() if text in _CSV_BOOL else text)
     except (ValueError, RecursionError):
         return text
     if name == "observation":
