@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from valuegraph.alignment import matched_landmarks
+from valuegraph.alignment import match_strength, matched_landmarks
 from valuegraph.context import Encoded
 from valuegraph.episodes import Episode
 from valuegraph.graph import Floats, ValueGraph
 from valuegraph.records import counted
 from valuegraph.scoring import RolloutScore, Scorer
+from valuegraph.ways import landmark_cosines
 
 __all__ = ["FAR", "Explanation", "Landmark", "Recall", "explain_rollout", "recall_way"]
 
@@ -115,25 +116,25 @@ def explain_rollout(rollout: Episode, encoded: Encoded, scorer: Scorer) -> Expla
         support=float(score.support.mean()),
         confidence=score.confidence,
         goal=None if score.way < 0 else graph.goals.texts[graph.paths[score.way].goal],
-        landmarks=_landmarks(encoded.steps, score, scorer),
+        landmarks=_landmarks(encoded, score, scorer),
         steps=tuple(step_words(step) for step in rollout.steps),
         step_rewards=tuple(float(r) for r in np.diff(score.potential, prepend=0.0)),
         counted=tuple(bool(c) for c in score.counted),
     )
 
 
-def _landmarks(steps: Floats, score: RolloutScore, scorer: Scorer) -> tuple[Landmark, ...]:
+def _landmarks(encoded: Encoded, score: RolloutScore, scorer: Scorer) -> tuple[Landmark, ...]:
     if score.way < 0:
         return ()
-    path = scorer.graph.paths[score.way]
-    way = next(way for way in scorer.ways(path.goal) if way.path == score.way)
-    match = scorer.match(steps @ way.landmarks.T, scorer.graph.step_similarity(steps))
+    path, evidence = scorer.graph.paths[score.way], scorer.evidence(encoded)
+    way = next(way for way in scorer.ways.to(path.goal) if way.path == score.way)
+    cosine, _ = landmark_cosines(encoded.steps, [way], evidence.counted, evidence.first)
+    match = match_strength(cosine[0], scorer.nearest(evidence))
     met = matched_landmarks(match, way.weights, score.counted)
     at = {match.landmark: match.step for match in met}
-    nodes = [n for n, w in zip(path.nodes, scorer.graph.landmark_weights(path), strict=True) if w > 0.0]
     return tuple(
         Landmark(scorer.graph.texts[node], float(weight), at.get(k))
-        for k, (node, weight) in enumerate(zip(nodes, way.weights, strict=True))
+        for k, (node, weight) in enumerate(zip(way.nodes.tolist(), way.weights, strict=True))
     )
 
 

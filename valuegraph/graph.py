@@ -130,11 +130,11 @@ class ValueGraph(Memories):
         """Values of all nodes, from nothing."""
         solve(self.nodes, self.edges, self.config)
 
-    def landmark_weights(self, path: Path) -> NDArray[np.float64]:
+    def landmark_weights(self, path: Path, again: bool = False) -> NDArray[np.float64]:
         """(L,) what each step of a path is worth, summing to one: lift of success given the landmark.
 
         lift = (successes + base - 1) / episodes - base over episodes like it, the path's own left out; base
-        is the success rate of the goal. Only the first of equal landmarks has weight.
+        is the success rate of the goal. Only the first of equal landmarks counts; the last of all `again`.
         """
         nodes = np.array(path.nodes)
         base = self.goals.reached[path.goal] / max(self.goals.tried[path.goal], 1.0)
@@ -146,11 +146,16 @@ class ValueGraph(Memories):
         rate = (np.maximum(won - 1.0, 0.0) + base) / (np.maximum(seen - 1.0, 0.0) + 1.0)
         weights = np.maximum(rate - base, 0.0) + 0.01
         phi = self.step_embeddings(nodes)
-        weights[(np.tril(phi @ phi.T, -1) > 0.99).any(axis=1)] = 0.0
+        repeats = np.any(np.tril(phi @ phi.T, -1) > 0.99, axis=1)
+        repeats[-1:] &= not again
+        weights[repeats] = 0.0
         return weights / weights.sum()
 
-    def end_value(self, path: Path) -> float:
-        """h where a path ends, by all that ended near there for its goal, in [0, 1]."""
-        rows = self.keys_of(np.array(path.nodes[-1:]))
+    def ends(self, paths: Sequence[Path]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(P,) h where paths end, by all that ended near there for their goals, in [0, 1]; and (P,) how many
+        episodes those were, at least the path's own."""
+        rows = self.keys_of(np.array([path.nodes[-1] for path in paths]))
         rows[:, : self.z_dim] = 0.0
-        return float(self.read(self.neighbours(rows))[0])
+        near = self.neighbours(rows)
+        ended = (near.kernel * self.column("ended")[near.nodes]).sum(axis=1)
+        return self.read(near), np.maximum(ended, 1.0)

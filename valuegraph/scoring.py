@@ -11,23 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from valuegraph.alignment import match_strength, ordered_alignment
 from valuegraph.calibration import SATURATION, Calibration
 from valuegraph.context import Encoded, first_saying, learner_inputs
 from valuegraph.graph import Floats, ValueGraph
 from valuegraph.networks import InstrumentalNet, read_steps
 from valuegraph.threads import one_thread, side_by_side
-from valuegraph.utility import FLOOR, carried, combine, confidence, geometric_blend, hold, kept, ramp
+from valuegraph.utility import FULL, KNOWN, carried, combine, confidence, geometric_blend, hold, kept, ramp
+from valuegraph.ways import Followed, Way, Ways, follow
 
-__all__ = ["RolloutScore", "Scorer", "Scores", "Way", "collect"]
+__all__ = ["RolloutScore", "Scorer", "Scores", "collect"]
 
 Array = NDArray[np.float64]
 
-_PATHS = 64
 _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
 _UNDONE, _DONE = 0.9, 1.0  # g from which on that does not matter: all that a success does was done
-_FLUKE, _SOUND = 0.3, 0.8  # value of a way's end, beside the best for its goal, from a fluke to a sound one
+_LEAST = 0.1  # value of the best end of a goal, at least
 _EXPERIENCED = 100  # episodes from which on what was learned from them says enough of a new goal
 _VAGUE, _SURE = 0.6, 0.9  # how sure the memory must be of a rollout before its word on the end counts
 _SMALL = 50_000  # nodes up to which searching is work in small pieces
@@ -106,16 +105,6 @@ class _Reading(NamedTuple):
     """One but for the say of the memory that no success ended here."""
 
 
-class _Aligned(NamedTuple):
-    """Ordered alignment of every prefix, (T,) each, in [0, 1]."""
-
-    strict: Array
-    """Every landmark asks for those before it, and a step is the memory that it is nearest to."""
-    loose: Array
-    """Neither: all there is to go by where the goal is new."""
-    way: int
-
-
 class Evidence(NamedTuple):
     """What may be said of each step, (T,) each, before the memory is asked for values."""
 
@@ -125,18 +114,6 @@ class Evidence(NamedTuple):
     """Cosine to the nearest remembered step."""
     first: NDArray[np.int64]
     """The number, in its rollout, of the first step that says the same."""
-
-
-class Way(NamedTuple):
-    """A remembered path, ready for alignment."""
-
-    path: int
-    landmarks: Floats
-    """(L, d) embeddings."""
-    weights: Array
-    """(L,) summing to one."""
-    sound: float
-    """How far to trust that it was a success, in [0, 1]."""
 
 
 @dataclass(eq=False)
@@ -152,8 +129,7 @@ class Scorer:
 
     def refresh(self) -> None:
         """Forget what was derived from an earlier state of the graph."""
-        self._ways: dict[int, list[Way]] = {}
-        self._known = np.array(sorted(self.graph.paths_to), np.int64)
+        self.ways = Ways(self.graph)
 
     def evidence(self, encoded: Encoded) -> Evidence:
         """Which steps count, and by what.
@@ -219,11 +195,13 @@ class Scorer:
     ) -> RolloutScore:
         steps, goal = one.steps, one.goals[0]
         counted, similarity, first = evidence
-        ways, likeness = self._candidates(goal)
+        ways, likeness = self.ways.towards(goal)
         known = np.full(len(steps), confidence(likeness.max(initial=0.0)))
         covered = known * np.sqrt(np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1))
-        aligned = self._aligned(steps, ways, likeness, counted, similarity)
-        remembered, held = carried(read.value, read.support, counted)
+        aligned = self._follow(steps, ways, likeness, evidence)
+        counted = counted | (aligned.arrived > 0)
+        value_here = np.minimum(read.value * np.maximum(aligned.arrived, 1), 1.0)
+        remembered, held = carried(self._beside_best(value_here, ways, likeness), read.support, counted)
         # Where most episodes end badly is a dead end, whatever is done or said afterwards.
         alive = 1.0 - np.maximum.accumulate(np.clip(2.0 * read.dead_end - 1.0, 0.0, 1.0))
 
@@ -263,6 +241,13 @@ class Scorer:
             aligned.way,
         )
 
+    def _beside_best(self, value: Array, ways: Sequence[Way], likeness: Array) -> Array:
+        """Where outcomes contradict each other and no end is worth much: values beside the best end's."""
+        if self.ways.doubt == 0.0:
+            return value
+        best = max((way.end for way, like in zip(ways, likeness, strict=True) if like > KNOWN), default=1.0)
+        return np.minimum(value * max(FULL / max(best, _LEAST), 1.0), 1.0)
+
     def _hint(self, one: Encoded, counted: NDArray[np.bool_]) -> Array:
         """(T,) in (0, 1] how near a new goal has come to be, by its words: all that a novice can go by.
 
@@ -289,69 +274,20 @@ class Scorer:
             good_end=1.0 - here.support * (1.0 - well),
         )
 
-    def _aligned(
-        self,
-        steps: Floats,
-        ways: Sequence[Way],
-        likeness: Array,
-        counted: NDArray[np.bool_],
-        similarity: Array,
-    ) -> _Aligned:
-        """The best ordered alignment, for a goal that is known and for one that is new."""
+    def _follow(self, steps: Floats, ways: Sequence[Way], likeness: Array, evidence: Evidence) -> Followed:
+        """How far the rollout follows the best way, for a goal that is known and for one that is new."""
         if not ways:
-            return _Aligned(np.zeros(len(steps)), np.zeros(len(steps)), -1)
+            none = np.zeros(len(steps))
+            return Followed(none, none, none.astype(np.int64), -1)
         trust = ramp(likeness, 0.5, 0.9) * [way.sound for way in ways]
         if len(self.graph) > _SMALL:  # a small memory can afford to look at what counts for nothing
             told = np.flatnonzero((trust > 0.0) | (np.arange(len(ways)) == 0))  # the first: one must be named
             ways, trust = [ways[i] for i in told.tolist()], trust[told]
-        match, weights = self._matches(steps, ways)
-        loose = ordered_alignment(match_strength(match), weights, counted, prerequisites=False)
-        strict = ordered_alignment(self.match(match, similarity), weights, counted)
-        strict, loose = strict * trust[:, None], loose * trust[:, None]
-        return _Aligned(strict.max(axis=0), loose.max(axis=0), ways[int(strict[:, -1].argmax())].path)
+        return follow(steps, ways, trust, evidence.counted, evidence.first, self.nearest(evidence))
 
-    def match(self, cosine: NDArray, similarity: Array) -> Array:
-        """How surely steps are landmarks of a known way, (..., T, L), from the cosine of each to each."""
-        return match_strength(cosine, similarity if self.calibration.exclusive else None)
-
-    def _matches(self, steps: Floats, ways: Sequence[Way]) -> tuple[Array, Array]:
-        """(P, T, L) cosine of each step to each landmark, -1 beyond a way's end, and (P, L) weights."""
-        lengths = [len(way.weights) for way in ways]
-        match = np.full((len(ways), max(lengths), len(steps)), -1.0)
-        weights = np.zeros(match.shape[:2])
-        held = np.arange(match.shape[1]) < np.array(lengths)[:, None]
-        match[held] = np.concatenate([way.landmarks for way in ways]) @ steps.T
-        weights[held] = np.concatenate([way.weights for way in ways])
-        return match.transpose(0, 2, 1), weights
-
-    def _candidates(self, goal: Floats) -> tuple[list[Way], Array]:
-        """At most `_PATHS` ways to the remembered goals nearest to this one, and the similarity of each."""
-        likeness = self.graph.goal_similarity(goal)
-        ways: list[Way] = []
-        similar: list[float] = []
-        for row in self._known[np.argsort(-likeness[self._known], kind="stable")]:
-            if len(ways) >= _PATHS:
-                break
-            known = self.ways(int(row))[: _PATHS - len(ways)]
-            ways.extend(known)
-            similar.extend([float(likeness[row])] * len(known))
-        return ways, np.array(similar)
-
-    def ways(self, goal: int) -> list[Way]:
-        """The remembered ways to one goal, shortest first."""
-        if goal not in self._ways:
-            paths = sorted(self.graph.paths_to[goal], key=lambda i: len(self.graph.paths[i].nodes))
-            ends = np.array([self.graph.end_value(self.graph.paths[i]) for i in paths])
-            # A success that ends where others fail is taken for a fluke, or for a wrong outcome.
-            sound = ramp(ends / max(ends.max(), FLOOR), _FLUKE, _SOUND)
-            self._ways[goal] = [self._way(i, trust) for i, trust in zip(paths, sound.tolist(), strict=True)]
-        return self._ways[goal]
-
-    def _way(self, i: int, sound: float) -> Way:
-        path = self.graph.paths[i]
-        weights = self.graph.landmark_weights(path)
-        keep = weights > 0.0
-        return Way(i, self.graph.step_embeddings(np.array(path.nodes)[keep]), weights[keep], sound)
+    def nearest(self, evidence: Evidence) -> Array | None:
+        """(T,) cosine to the memory that a landmark must be to be met; None where likeness is enough."""
+        return evidence.similarity if self.calibration.exclusive else None
 
 
 def _bad_end(read: _Reading, terminal: Array, last: int) -> float:

@@ -11,6 +11,10 @@ Array = NDArray[np.float64]
 
 FLOOR = 1e-4
 """A soft AND of logarithms: what is missing costs dearly, but stays finite."""
+FULL = 0.9
+"""u from which on it is as good as it gets."""
+KNOWN = 0.97
+"""Cosine of goals from which on they are one and the same."""
 
 
 def hold(potential: Array, counted: NDArray[np.bool_], first: NDArray[np.int64] | None = None) -> Array:
@@ -41,7 +45,7 @@ def ramp(x: Array | float, low: float, high: float) -> Array:
 
 def confidence(likeness: float) -> float:
     """c in [0, 1]: does the memory know this goal?"""
-    return 1.0 if likeness > 0.97 else float(1.0 / (1.0 + np.exp(-(likeness - 0.9) / 0.03)))
+    return 1.0 if likeness > KNOWN else float(1.0 / (1.0 + np.exp(-(likeness - 0.9) / 0.03)))
 
 
 def carried(value: Array, support: Array, counted: NDArray[np.bool_]) -> tuple[Array, Array]:
@@ -87,7 +91,7 @@ def geometric_blend(value: NDArray, remembered: Array, share: Array) -> Array:
 
 def combine(terminal: Array, instrumental: Array, weight: Array) -> Array:
     """(u / .9)^(1-w) g^w; u from .9 on is as good as it gets."""
-    return np.exp((1.0 - weight) * _log(terminal / 0.9) + weight * _log(instrumental))
+    return np.exp((1.0 - weight) * _log(terminal / FULL) + weight * _log(instrumental))
 
 
 def _log(x: NDArray) -> Array:

@@ -1,0 +1,190 @@
+"""The ways that remembered successes took to a goal, and how far a rollout has come on one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valuegraph.alignment import match_strength, ordered_alignment
+from valuegraph.context import REPEAT
+from valuegraph.graph import Floats, ValueGraph
+from valuegraph.utility import FLOOR, ramp
+
+__all__ = ["Followed", "Way", "Ways", "contradiction", "follow", "landmark_cosines"]
+
+Array = NDArray[np.float64]
+
+_PATHS = 64
+_FLUKE, _SOUND = 0.3, 0.8  # value of a way's end, beside the best for its goal, from a fluke to a sound one
+_DOUBTFUL = 5.0  # failures more than which no contradiction adds
+_SEVERAL = 2.0  # successes from which on an end that is also passed by is an end
+
+
+class Way(NamedTuple):
+    """A remembered path, ready for alignment."""
+
+    path: int
+    nodes: NDArray[np.int64]
+    """(L,) that are its landmarks."""
+    landmarks: Floats
+    """(L, d) embeddings."""
+    weights: Array
+    """(L,) summing to one."""
+    end: float
+    """Value of its end, in [0, 1]."""
+    sound: float
+    """How far to trust that it was a success, in [0, 1]."""
+    said: int
+    """How often it says what it ends with: who stops before that is not at the end."""
+
+
+class Ways:
+    """The ways of a graph that nobody writes meanwhile."""
+
+    def __init__(self, graph: ValueGraph) -> None:
+        self.graph = graph
+        self._to: dict[int, list[Way]] = {}
+        self.doubt = contradiction(graph.column("won"), graph.column("ended"))
+        """How many imaginary failures count with the episodes that ended where a way ends."""
+        self._known = np.array(sorted(graph.paths_to), np.int64)
+
+    def towards(self, goal: Floats) -> tuple[list[Way], Array]:
+        """At most `_PATHS` ways to the remembered goals nearest to this one, and the similarity of each."""
+        likeness = self.graph.goal_similarity(goal)
+        ways: list[Way] = []
+        similar: list[float] = []
+        for row in self._known[np.argsort(-likeness[self._known], kind="stable")]:
+            if len(ways) >= _PATHS:
+                break
+            known = self.to(int(row))[: _PATHS - len(ways)]
+            ways.extend(known)
+            similar.extend([float(likeness[row])] * len(known))
+        return ways, np.array(similar)
+
+    def to(self, goal: int) -> list[Way]:
+        """The remembered ways to one goal, shortest first."""
+        if goal not in self._to:
+            graph = self.graph
+            numbers = sorted(graph.paths_to[goal], key=lambda i: len(graph.paths[i].nodes))
+            said = np.array([self._said(i) for i in numbers])
+            values, ended = graph.ends([graph.paths[i] for i in numbers])
+            # An end that is passed so often is worth that much less each time; where outcomes contradict each
+            # other, one alone is not believed.
+            ends = np.minimum(values * said, 1.0) * ended / (ended + self.doubt)
+            # A success that ends where others fail is taken for a fluke, or for a wrong outcome.
+            sound = ramp(ends / max(ends.max(), FLOOR), _FLUKE, _SOUND)
+            rows = zip(numbers, ends.tolist(), sound.tolist(), said.tolist(), strict=True)
+            self._to[goal] = [self._way(*row) for row in rows]
+        return self._to[goal]
+
+    def _said(self, path: int) -> int:
+        """How often a path says what it ends with; once where that may be chance."""
+        nodes = np.array(self.graph.paths[path].nodes)
+        if self.doubt > 0.0 or self.graph.column("won")[nodes[-1]] < _SEVERAL:
+            return 1
+        phi = self.graph.step_embeddings(nodes)
+        return int((phi @ phi[-1] > REPEAT).sum())
+
+    def _way(self, path: int, end: float, sound: float, said: int) -> Way:
+        weights = self.graph.landmark_weights(self.graph.paths[path], again=said > 1)
+        nodes = np.array(self.graph.paths[path].nodes)[weights > 0.0]
+        landmarks = self.graph.step_embeddings(nodes)
+        return Way(path, nodes, landmarks, weights[weights > 0.0], end, sound, said)
+
+
+class Followed(NamedTuple):
+    """Ordered alignment of every prefix with the best way, (T,) each."""
+
+    strict: Array
+    """Every landmark asks for those before it, and a step is the memory that it is nearest to; in [0, 1]."""
+    loose: Array
+    """Neither: all there is to go by where the goal is new; in [0, 1]."""
+    arrived: NDArray[np.int64]
+    """How often a way says what it ends with, where a step that repeats another is such an end; else 0."""
+    way: int
+    """The path that fits best, -1 if there is none."""
+
+
+def follow(
+    steps: Floats,
+    ways: Sequence[Way],
+    trust: Array,
+    counted: NDArray[np.bool_],
+    first: NDArray[np.int64],
+    nearest: Array | None,
+) -> Followed:
+    """How far every prefix of a rollout follows the ways, at least one.
+
+    Args:
+      steps: (T, d) embeddings.
+      trust: (P,) in [0, 1], of each way.
+      counted: (T,) which steps are evidence.
+      first: (T,) the number of the first step that says the same.
+      nearest: (T,) cosine of each step to the nearest memory; None where likeness is enough.
+    """
+    cosine, arrived = landmark_cosines(steps, ways, counted, first)
+    arrived[trust == 0.0] = 0
+    weights = np.zeros((len(ways), cosine.shape[2]))
+    for row, way in zip(weights, ways, strict=True):
+        row[: len(way.weights)] = way.weights
+    seen = counted | arrived.any(axis=0)
+    loose = ordered_alignment(match_strength(cosine), weights, seen, prerequisites=False)
+    strict = ordered_alignment(match_strength(cosine, nearest), weights, seen)
+    strict, loose = strict * trust[:, None], loose * trust[:, None]
+    best = ways[int(strict[:, -1].argmax())].path
+    return Followed(strict.max(axis=0), loose.max(axis=0), arrived.max(axis=0), best)
+
+
+def landmark_cosines(
+    steps: Floats, ways: Sequence[Way], counted: NDArray[np.bool_], first: NDArray[np.int64]
+) -> tuple[Array, NDArray[np.int64]]:
+    """(P, T, L) cosine of each step to each landmark, -1 beyond a way's end and for steps that do not count.
+
+    And (P, T) how often a way says what it ends with, where a step that repeats another says it as often: the
+    only landmark that it can be, and it is that one; else 0.
+    """
+    lengths = np.array([len(way.weights) for way in ways])
+    cosine = np.full((len(ways), lengths.max(), len(steps)), -1.0)
+    held = np.arange(lengths.max()) < lengths[:, None]
+    cosine[held] = np.concatenate([way.landmarks for way in ways]) @ steps.T
+    cosine = cosine.transpose(0, 2, 1)
+    wanted = np.array([way.said for way in ways])[:, None]
+    each, last = np.arange(len(ways)), lengths - 1
+    said = np.tril(first[:, None] == first).sum(axis=1)
+    at_end = (cosine[each, :, last] > REPEAT) & (wanted > 1) & (said >= wanted) & ~counted
+    cosine[:, ~counted] = -1.0
+    way, step = np.nonzero(at_end)
+    cosine[way, step, last[way]] = 1.0
+    return cosine, at_end * wanted
+
+
+def contradiction(won: Array, ended: Array) -> float:
+    """How many imaginary failures to count with an end: none where all that ended alike is judged alike.
+
+    Twice the strength of a beta-binomial prior, all of it failures: s = 2 rho / (1 - rho) in whole numbers,
+    at most 5; rho is the variance of outcomes among those who ended at one and the same node, beside the 1/4
+    of a tossed coin:
+
+      rho = 4 sum_i w_i (n_i - w_i) / (n_i - 1) / sum_i n_i,  n_i >= 2.
+
+    With a tenth of the outcomes wrong s is 1, with a quarter 5. Where outcomes are graded, rather than 0 or
+    1, one that lies between says nothing of this: none.
+
+    Args:
+      won: (n,) summed outcomes w of those who ended at a node.
+      ended: (n,) how many there were.
+
+    >>> contradiction(np.array([4.0, 0.0, 1.0]), np.array([4.0, 4.0, 1.0]))
+    0.0
+    >>> contradiction(np.array([3.0, 1.0, 1.0]), np.array([4.0, 4.0, 1.0]))
+    5.0
+    """
+    several = ended >= 2.0
+    w, n = won[several], ended[several]
+    if not len(n) or (won % 1.0).any():
+        return 0.0
+    rho = 4.0 * float((w * (n - w) / (n - 1.0)).sum() / n.sum())
+    return float(np.round(min(2.0 * rho / max(1.0 - rho, 1e-9), _DOUBTFUL)))
