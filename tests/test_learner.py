@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import lightning
@@ -13,9 +15,10 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from valuegraph.config import FitConfig
 from valuegraph.context import learner_width
 from valuegraph.episodes import Episode, Step
-from valuegraph.fitting import split, train_net, training_sets
+from valuegraph.fitting import split, training_sets
 from valuegraph.learner import Batch, EpisodeDataModule, InstrumentalLearner, TrainingSet
 from valuegraph.networks import InstrumentalNet, net_to_arrays, value_loss
+from valuegraph.training import train_net
 
 pytestmark = [
     # Lightning's advice about loaders and its own use of torch are not about this code.
@@ -132,6 +135,22 @@ def test_training_learns_what_there_is_to_learn() -> None:
     untrained = InstrumentalNet(WIDTH, CONFIG.hidden, CONFIG.z_dim).eval()
     assert not one.training
     assert loss_on(one, fresh) < 0.5 * loss_on(untrained, fresh)
+
+
+FIT = """
+import valuegraph as vg
+steps = [tuple(vg.Step((float(t), float(i)), "go") for t in range(3)) for i in range(60)]
+episodes = [vg.Episode(str(i), walked, outcome=i % 2) for i, walked in enumerate(steps)]
+vg.RewardModel.fit(episodes, vg.ArrayEncoder(2), vg.FitConfig(epochs=1), progress=False)
+"""
+TRAINER = "import lightning; lightning.Trainer(logger=False, accelerator='cpu')"
+
+
+def test_a_fit_says_nothing_that_was_not_asked_for() -> None:
+    """In a process of its own, for libraries speak through handlers; a bare trainer shows that they do."""
+    for code, silent in ((FIT, True), (TRAINER, False)):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert (done.stdout + done.stderr == "") == silent
 
 
 def test_one_seed_one_result_and_nobody_elses_random_numbers_are_touched() -> None:

@@ -22,7 +22,7 @@ FLOORS = (
     "faiss_store faiss_index index "
     "adjacency edges repairs propagation ray_workers sharded_index block_propagation",
     "context paths placing nodes memories values graph graph_state networks utility calibration ways",
-    "consolidation learner scoring fitting explain",
+    "consolidation learner training scoring fitting explain",
     "saved_folder persistence bound_folder model_state hub",
     "reward_model ray_fit monitor",
     "integrations._rollouts integrations._tokens integrations._growing integrations. "

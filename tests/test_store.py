@@ -173,7 +173,7 @@ def test_a_sleep_is_durable_and_a_failed_one_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [("budget", 0), ("similarity", 1.5), ("worth", -1.0), ("decay", 2.0)]
+    ("name", "number"), [("budget", 0), ("budget", 1.5), ("similarity", 1.5), ("worth", -1.0), ("decay", 2.0)]
 )
 def test_an_argument_out_of_range_is_named(name: str, number: float) -> None:
     with pytest.raises(ValueError, match=name):

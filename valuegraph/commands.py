@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 import time
@@ -39,7 +38,6 @@ def fit(args: argparse.Namespace) -> None:
 
     print(describe(episodes, args.episodes), flush=True)
     encoder = TextEncoder(args.encoder) if args.encoder else None
-    _quiet_lightning()
     learn: Any = RewardModel.fit
     if args.ray:
         from valuegraph.ray_fit import fit_on_ray as learn
@@ -167,7 +165,6 @@ def demo(args: argparse.Namespace) -> None:
     """Fit, score, explain and recall on real text games that come with the package."""
     from valuegraph.demo import run_demo
 
-    _quiet_lightning()
     run_demo(args.out, _config(args))
 
 
@@ -234,9 +231,3 @@ def _some(names: Sequence[str]) -> str:
 def note(message: str) -> None:
     """Tell whoever runs a command what is worth knowing and no error."""
     print(f"valuegraph: note: {message}", file=sys.stderr)
-
-
-def _quiet_lightning() -> None:
-    """Hardware found, hardware not found and what else one might install: nothing that was asked for."""
-    for package in ("pytorch", "fabric"):
-        logging.getLogger(f"lightning.{package}.utilities.rank_zero").setLevel(logging.WARNING)

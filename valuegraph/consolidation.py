@@ -60,8 +60,8 @@ def consolidated(
     Raises:
       ValueError: an argument out of range.
     """
-    if budget is not None and budget < 1:
-        raise ValueError(f"budget must be at least 1, got {budget}")
+    if budget is not None and (not isinstance(budget, int | np.integer) or budget < 1):
+        raise ValueError(f"budget must be a whole number of at least 1, got {budget!r}")
     for name, number in (("similarity", similarity), ("worth", worth), ("decay", decay)):
         if not 0.0 <= number <= 1.0:
             raise ValueError(f"{name} must be in [0, 1], got {number}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +15,6 @@ from valuegraph.context import (
     Encoded,
     encode_episodes,
     learner_inputs,
-    learner_width,
     misdirected,
     repeated_steps,
 )
@@ -29,11 +26,11 @@ from valuegraph.graph import Memory, ValueGraph, Visit
 from valuegraph.networks import InstrumentalNet, read_steps
 from valuegraph.scoring import RolloutScore, Scorer
 from valuegraph.threads import one_thread
+from valuegraph.training import train_net
 
 __all__ = ["Fitted", "fit_memory", "outcomes_of", "step_words", "training_sets", "visits_of"]
 
 _FEWEST = 50  # episodes below which none is held out: a handful decides nothing
-_BATCHES = 4  # of fewer an epoch goes through its episodes several times
 _MISLED = 1.0  # share of successes that the learner also sees with a goal that was not theirs
 _TOGETHER = 256  # episodes that the learner reads in one call
 
@@ -145,46 +142,6 @@ def training_sets(
     """Training and held-out `TrainingSet` for an `EpisodeDataModule` in a `Trainer` of your own."""
     config = config or FitConfig()
     return _training_sets(prepare(episodes, encoder, config), split(len(episodes), config), config)
-
-
-def train_net(dim: int, train: Any, held_out: Any, config: FitConfig, progress: bool) -> InstrumentalNet:
-    """Train with Lightning; the weights with the lowest held-out loss are kept."""
-    import lightning
-    import torch
-    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-
-    from valuegraph.learner import EpisodeDataModule, InstrumentalLearner
-
-    data = EpisodeDataModule(train, held_out, config.batch_size, config.seed)
-    epochs = config.epochs * -(-_BATCHES // data.batches)
-    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        torch.manual_seed(config.seed)
-        learner = InstrumentalLearner(
-            inputs=learner_width(dim),
-            hidden=config.hidden,
-            z_dim=config.z_dim,
-            learning_rate=config.learning_rate,
-            total_steps=epochs * data.batches,
-            seed=config.seed,
-        )
-        best = ModelCheckpoint(dirpath=folder, monitor="validation_loss")
-        stop = EarlyStopping("validation_loss", patience=config.patience)
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
-            devices=1,
-            callbacks=[best, stop] if len(held_out) else [],
-            enable_checkpointing=bool(len(held_out)),
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            logger=False,
-            num_sanity_val_steps=0,
-        )
-        trainer.fit(learner, data)
-        if best.best_model_path:
-            learner.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
-    return learner.net.cpu().eval()
 
 
 def outcomes_of(

@@ -114,7 +114,7 @@ def ablations(base: Ours) -> list[Ours]:
     """Ours with each part removed."""
     return [
         Without("graph", base, "fitting.ValueGraph", _NoGraph),
-        Without("alignment", base, "scoring.ordered_alignment", _no_alignment),
+        Without("alignment", base, "ways.ordered_alignment", _no_alignment),
         WithoutLearner(base),
         Without("goal in the key", base, "fitting.ValueGraph", _NoGoal),
         WithoutFailures(base.config.seed),

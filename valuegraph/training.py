@@ -1,0 +1,73 @@
+"""How the learner is trained: a Lightning trainer, and nothing that was not asked for on the screen."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from valuegraph.config import FitConfig
+from valuegraph.context import learner_width
+from valuegraph.networks import InstrumentalNet
+
+__all__ = ["train_net"]
+
+_BATCHES = 4  # of fewer an epoch goes through its episodes several times
+
+
+def train_net(dim: int, train: Any, held_out: Any, config: FitConfig, progress: bool) -> InstrumentalNet:
+    """Train with Lightning; the weights with the lowest held-out loss are kept."""
+    import lightning
+    import torch
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+    from valuegraph.learner import EpisodeDataModule, InstrumentalLearner
+
+    data = EpisodeDataModule(train, held_out, config.batch_size, config.seed)
+    epochs = config.epochs * -(-_BATCHES // data.batches)
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder, _quiet_lightning():
+        torch.manual_seed(config.seed)
+        learner = InstrumentalLearner(
+            inputs=learner_width(dim),
+            hidden=config.hidden,
+            z_dim=config.z_dim,
+            learning_rate=config.learning_rate,
+            total_steps=epochs * data.batches,
+            seed=config.seed,
+        )
+        best = ModelCheckpoint(dirpath=folder, monitor="validation_loss")
+        stop = EarlyStopping("validation_loss", patience=config.patience)
+        trainer = lightning.Trainer(
+            max_epochs=epochs,
+            accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
+            devices=1,
+            callbacks=[best, stop] if len(held_out) else [],
+            enable_checkpointing=bool(len(held_out)),
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            logger=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(learner, data)
+        if best.best_model_path:
+            learner.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+    return learner.net.cpu().eval()
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Hardware found, hardware not found and what else one might install stay unsaid."""
+    loggers = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
