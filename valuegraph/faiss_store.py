@@ -178,9 +178,8 @@ class FaissStore:
                 return
             labels, epoch, seen = self._labels.alive(), self._epoch, self._labels.next
         rows = np.empty((len(labels), self._host.d), np.float16)
-        for start in range(
-            0, len(labels), _COPY_ROWS
-        ):  # a copy, as rows move; in parts, so that none wait long
+        # A copy, as rows move; in parts, so that none wait long.
+        for start in range(0, len(labels), _COPY_ROWS):
             with self._lock.read:
                 rows[start : start + _COPY_ROWS] = half_codes(self._host)[labels[start : start + _COPY_ROWS]]
         copy.build(rows, labels, epoch, seen, self._seed)

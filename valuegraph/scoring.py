@@ -200,8 +200,8 @@ class Scorer:
         covered = known * np.sqrt(np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1))
         aligned = self._follow(steps, ways, likeness, evidence)
         counted = counted | (aligned.arrived > 0)
-        value_here = np.minimum(read.value * np.maximum(aligned.arrived, 1), 1.0)
-        remembered, held = carried(self._beside_best(value_here, ways, likeness), read.support, counted)
+        said = self._remembered(read.value, aligned.arrived, ways, likeness)
+        remembered, held = carried(said, read.support, counted)
         # Where most episodes end badly is a dead end, whatever is done or said afterwards.
         alive = 1.0 - np.maximum.accumulate(np.clip(2.0 * read.dead_end - 1.0, 0.0, 1.0))
 
@@ -241,12 +241,16 @@ class Scorer:
             aligned.way,
         )
 
-    def _beside_best(self, value: Array, ways: Sequence[Way], likeness: Array) -> Array:
-        """Where outcomes contradict each other and no end is worth much: values beside the best end's."""
-        if self.ways.doubt == 0.0:
-            return value
-        best = max((way.end for way, like in zip(ways, likeness, strict=True) if like > KNOWN), default=1.0)
-        return np.minimum(value * max(FULL / max(best, _LEAST), 1.0), 1.0)
+    def _remembered(
+        self, value: Array, arrived: NDArray[np.int64], ways: Sequence[Way], likeness: Array
+    ) -> Array:
+        """(T,) values as they are meant: an end that is passed so often is worth so much more in the end, and
+        where outcomes contradict each other, so that no end is worth much, the best end is worth all."""
+        value = value * np.maximum(arrived, 1)
+        if self.ways.doubt > 0.0:
+            ends = [way.end for way, like in zip(ways, likeness, strict=True) if like > KNOWN]
+            value = value * max(FULL / max([*ends, _LEAST]), 1.0) if ends else value
+        return np.minimum(value, 1.0)
 
     def _hint(self, one: Encoded, counted: NDArray[np.bool_]) -> Array:
         """(T,) in (0, 1] how near a new goal has come to be, by its words: all that a novice can go by.
