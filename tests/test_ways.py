@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.test_scoring import GOAL, STATES, rollout, scorer_of, utility
-from valuegraph.ways import Ways, contradiction, landmark_cosines
+from valuegraph.calibration import Calibration
+from valuegraph.ways import Ways, contradiction, follow, landmark_cosines
 
 BOILS = [0, 1, 2, 1, 2]
 """A way that ends with what it has said before: water is looked at, heated, and looked at again."""
@@ -97,3 +98,22 @@ def test_the_nearest_goals_come_first_and_the_shortest_way_to_each() -> None:
     ways = Ways(scorer_of([([0, 1, 2, 3], 1.0), ([0, 3], 1.0)]).graph)
     assert [len(way.nodes) for way in ways.towards(GOAL)[0]] == [2, 4]
     assert ways.towards(STATES[0])[1].tolist() == pytest.approx([0.0, 0.0])
+
+
+def test_who_arrives_is_forgiven_what_was_left_out_and_who_does_not_is_not() -> None:
+    """Four steps lead to 4, of which some were done otherwise."""
+    routes = [([0, 1, 2, 3, 4], 1.0)] * 5 + [([0, 6, 5], 0.0)] * 5
+    scorer = scorer_of(routes, Calibration(support_floor=0.3, saturation=0.99))
+    assert utility(scorer, 0, 1, 2, 9, 4) > 0.95 > 0.85 > utility(scorer, 0, 1, 2, 9, 3)
+    assert utility(scorer, 4) < 0.5  # the end alone is none: nothing of what leads there was done
+    ways = scorer.ways.towards(GOAL)[0]
+    for states, there in (([0, 1, 2, 3, 4], 1.0), ([0, 1, 2, 3, 9], 0.0), ([4, 3, 2, 1, 0], 0.0)):
+        seen = np.full(len(states), True)
+        done = follow(STATES[states], ways, np.ones(len(ways)), seen, np.arange(len(states)), None)
+        assert done.at_end[-1] == pytest.approx(there)
+        assert (done.at_end[:-1] == 0.0).all()
+
+
+def test_a_dead_end_on_the_way_is_not_forgiven() -> None:
+    scorer = scorer_of([([0, 1, 2, 3], 1.0)] * 5 + [([0, 1, 2, 4], 0.0)] * 5)
+    assert utility(scorer, 0, 1, 2, 4, 3) < 0.02 < 0.95 < utility(scorer, 0, 1, 2, 5, 3)

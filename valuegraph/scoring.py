@@ -26,6 +26,7 @@ Array = NDArray[np.float64]
 _ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
 _UNDONE, _DONE = 0.9, 1.0  # g from which on that does not matter: all that a success does was done
+_DOUBTED, _THERE = 0.3, 0.6  # u at the end of a way, from one that means nothing to an arrival
 _LEAST = 0.1  # value of the best end of a goal, at least
 _EXPERIENCED = 100  # episodes from which on what was learned from them says enough of a new goal
 _VAGUE, _SURE = 0.6, 0.9  # how sure the memory must be of a rollout before its word on the end counts
@@ -199,29 +200,33 @@ class Scorer:
         known = np.full(len(steps), confidence(likeness.max(initial=0.0)))
         covered = known * np.sqrt(np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1))
         aligned = self._follow(steps, ways, likeness, evidence)
-        counted = counted | (aligned.arrived > 0)
-        said = self._remembered(read.value, aligned.arrived, ways, likeness)
+        counted = counted | (aligned.again > 0)
+        said = self._remembered(read.value, aligned.again, ways, likeness)
         remembered, held = carried(said, read.support, counted)
         # Where most episodes end badly is a dead end, whatever is done or said afterwards.
         alive = 1.0 - np.maximum.accumulate(np.clip(2.0 * read.dead_end - 1.0, 0.0, 1.0))
 
         hint = self._hint(one, counted)
 
-        def utility(weights: _Account, confidence: Array, full: Array | float) -> tuple[Array, Array, Array]:
+        def utility(
+            weights: _Account, confidence: Array, full: Array | float, at_end: Array | float
+        ) -> tuple[Array, Array, Array]:
             share = weights.memory * confidence * held
             terminal = remembered if value is None else geometric_blend(value, remembered, share)
             instrumental = confidence * aligned.strict + (1.0 - confidence) * aligned.loose
             weight = weights.way * confidence + weights.doubted * (1.0 - confidence)
             total = combine(terminal, instrumental, weight) * hint ** (1.0 - confidence)
-            return np.clip(total / full, 0.0, 1.0) * alive, terminal, instrumental
+            # Who is where a way ends, and well, has arrived: what else may be missing counts for no more.
+            missing = 1.0 - at_end * ramp(terminal, _DOUBTED, _THERE)
+            return np.clip(total / full, 0.0, 1.0) ** missing * alive, terminal, instrumental
 
         # On the way, the goal alone says how far the memory is to be trusted. With the last step that counts
         # the account is closed: the memory must cover what was done, and as well as a success is in full.
-        running = hold(utility(_RUNNING, known, 1.0)[0], counted, first)
+        running = hold(utility(_RUNNING, known, 1.0, 0.0)[0], counted, first)
         full = covered * self.calibration.saturation + (1.0 - covered) * SATURATION
         if value is not None:
             full = full / kept(value, counted)
-        closing, terminal, instrumental = utility(_CLOSING, covered, full)
+        closing, terminal, instrumental = utility(_CLOSING, covered, full, known * aligned.at_end)
         closing = hold(closing, counted)
         last = int(np.flatnonzero(counted)[-1]) if counted.any() else 0
         sure = float(covered[-1])
@@ -242,11 +247,11 @@ class Scorer:
         )
 
     def _remembered(
-        self, value: Array, arrived: NDArray[np.int64], ways: Sequence[Way], likeness: Array
+        self, value: Array, again: NDArray[np.int64], ways: Sequence[Way], likeness: Array
     ) -> Array:
         """(T,) values as they are meant: an end that is passed so often is worth so much more in the end, and
         where outcomes contradict each other, so that no end is worth much, the best end is worth all."""
-        value = value * np.maximum(arrived, 1)
+        value = value * np.maximum(again, 1)
         if self.ways.doubt > 0.0:
             ends = [way.end for way, like in zip(ways, likeness, strict=True) if like > KNOWN]
             value = value * max(FULL / max([*ends, _LEAST]), 1.0) if ends else value
@@ -282,7 +287,7 @@ class Scorer:
         """How far the rollout follows the best way, for a goal that is known and for one that is new."""
         if not ways:
             none = np.zeros(len(steps))
-            return Followed(none, none, none.astype(np.int64), -1)
+            return Followed(none, none, none, none.astype(np.int64), -1)
         trust = ramp(likeness, 0.5, 0.9) * [way.sound for way in ways]
         if len(self.graph) > _SMALL:  # a small memory can afford to look at what counts for nothing
             told = np.flatnonzero((trust > 0.0) | (np.arange(len(ways)) == 0))  # the first: one must be named

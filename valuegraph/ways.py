@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 _PATHS = 64
 _FLUKE, _SOUND = 0.3, 0.8  # value of a way's end, beside the best for its goal, from a fluke to a sound one
 _DOUBTFUL = 5.0  # failures more than which no contradiction adds
+_BEGUN, _MOST = 0.5, 0.8  # alignment from which on, and from which on fully, an end may be the end of a way
 _SEVERAL = 2.0  # successes from which on an end that is also passed by is an end
 
 
@@ -102,7 +103,9 @@ class Followed(NamedTuple):
     """Every landmark asks for those before it, and a step is the memory that it is nearest to; in [0, 1]."""
     loose: Array
     """Neither: all there is to go by where the goal is new; in [0, 1]."""
-    arrived: NDArray[np.int64]
+    at_end: Array
+    """How surely a step is the end of a sound way, most of which was done before; in [0, 1]."""
+    again: NDArray[np.int64]
     """How often a way says what it ends with, where a step that repeats another is such an end; else 0."""
     way: int
     """The path that fits best, -1 if there is none."""
@@ -125,17 +128,22 @@ def follow(
       first: (T,) the number of the first step that says the same.
       nearest: (T,) cosine of each step to the nearest memory; None where likeness is enough.
     """
-    cosine, arrived = landmark_cosines(steps, ways, counted, first)
-    arrived[trust == 0.0] = 0
+    cosine, again = landmark_cosines(steps, ways, counted, first)
+    again[trust == 0.0] = 0
     weights = np.zeros((len(ways), cosine.shape[2]))
     for row, way in zip(weights, ways, strict=True):
         row[: len(way.weights)] = way.weights
-    seen = counted | arrived.any(axis=0)
-    loose = ordered_alignment(match_strength(cosine), weights, seen, prerequisites=False)
-    strict = ordered_alignment(match_strength(cosine, nearest), weights, seen)
-    strict, loose = strict * trust[:, None], loose * trust[:, None]
-    best = ways[int(strict[:, -1].argmax())].path
-    return Followed(strict.max(axis=0), loose.max(axis=0), arrived.max(axis=0), best)
+    seen, match, believed = counted | again.any(axis=0), match_strength(cosine, nearest), trust[:, None]
+    loose = ordered_alignment(match_strength(cosine), weights, seen, prerequisites=False) * believed
+    strict = ordered_alignment(match, weights, seen) * believed
+    ends = match[np.arange(len(ways)), :, [len(way.weights) - 1 for way in ways]] * believed
+    return Followed(
+        strict=strict.max(axis=0),
+        loose=loose.max(axis=0),
+        at_end=(ends * ramp(strict, _BEGUN, _MOST)).max(axis=0),
+        again=again.max(axis=0),
+        way=ways[int(strict[:, -1].argmax())].path,
+    )
 
 
 def landmark_cosines(
@@ -154,11 +162,11 @@ def landmark_cosines(
     wanted = np.array([way.said for way in ways])[:, None]
     each, last = np.arange(len(ways)), lengths - 1
     said = np.tril(first[:, None] == first).sum(axis=1)
-    at_end = (cosine[each, :, last] > REPEAT) & (wanted > 1) & (said >= wanted) & ~counted
+    again = (cosine[each, :, last] > REPEAT) & (wanted > 1) & (said >= wanted) & ~counted
     cosine[:, ~counted] = -1.0
-    way, step = np.nonzero(at_end)
+    way, step = np.nonzero(again)
     cosine[way, step, last[way]] = 1.0
-    return cosine, at_end * wanted
+    return cosine, again * wanted
 
 
 def contradiction(won: Array, ended: Array) -> float:
