@@ -159,14 +159,19 @@ def landmark_cosines(
     held = np.arange(lengths.max()) < lengths[:, None]
     cosine[held] = np.concatenate([way.landmarks for way in ways]) @ steps.T
     cosine = cosine.transpose(0, 2, 1)
-    wanted = np.array([way.said for way in ways])[:, None]
-    each, last = np.arange(len(ways)), lengths - 1
-    said = np.tril(first[:, None] == first).sum(axis=1)
-    again = (cosine[each, :, last] > REPEAT) & (wanted > 1) & (said >= wanted) & ~counted
-    cosine[:, ~counted] = -1.0
+    idle, wanted = ~counted, np.array([way.said for way in ways])[:, None]
+    again = np.zeros((len(ways), len(steps)), np.int64)
+    if not idle.any():
+        return cosine, again
+    if (wanted > 1).any():
+        each, last = np.arange(len(ways)), lengths - 1
+        said = np.tril(first[:, None] == first).sum(axis=1)
+        at_end = (cosine[each, :, last] > REPEAT) & (wanted > 1) & (said >= wanted) & idle
+        again = at_end * wanted
+    cosine[:, idle] = -1.0
     way, step = np.nonzero(again)
-    cosine[way, step, last[way]] = 1.0
-    return cosine, again * wanted
+    cosine[way, step, lengths[way] - 1] = 1.0
+    return cosine, again
 
 
 def contradiction(won: Array, ended: Array) -> float:
