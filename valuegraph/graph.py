@@ -136,16 +136,15 @@ class ValueGraph(Memories):
         lift = (successes + base - 1) / episodes - base over episodes like it, the path's own left out; base
         is the success rate of the goal. Only the first of equal landmarks counts; the last of all `again`.
         """
-        nodes = np.array(path.nodes)
         base = self.goals.reached[path.goal] / max(self.goals.tried[path.goal], 1.0)
-        rows = self.keys_of(nodes)
+        rows = self.keys_of(np.array(path.nodes))
         rows[:, : self.z_dim] = 0.0
         near = self.neighbours(rows)
         seen = (near.kernel * self.column("episodes")[near.nodes]).sum(axis=1)
         won = (near.kernel * self.column("successes")[near.nodes]).sum(axis=1)
         rate = (np.maximum(won - 1.0, 0.0) + base) / (np.maximum(seen - 1.0, 0.0) + 1.0)
         weights = np.maximum(rate - base, 0.0) + 0.01
-        phi = self.step_embeddings(nodes)
+        phi = self.step_part(rows)
         repeats = np.any(np.tril(phi @ phi.T, -1) > 0.99, axis=1)
         repeats[-1:] &= not again
         weights[repeats] = 0.0

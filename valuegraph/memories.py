@@ -156,8 +156,11 @@ class Memories:
 
     def step_embeddings(self, nodes: NDArray[np.int64]) -> Floats:
         """(n, d) the phi of nodes."""
-        rows = self.keys_of(nodes)
-        return rows[:, self.z_dim : self.z_dim + self.dim] / np.float32(np.sqrt(self._share[1]))
+        return self.step_part(self.keys_of(nodes))
+
+    def step_part(self, keys: Floats) -> Floats:
+        """(n, d) the phi in keys."""
+        return keys[:, self.z_dim : self.z_dim + self.dim] / np.float32(np.sqrt(self._share[1]))
 
     def keys_of(self, nodes: NDArray[np.int64]) -> Floats:
         """(n, K) the keys of nodes."""

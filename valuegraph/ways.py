@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -48,9 +49,12 @@ class Ways:
     def __init__(self, graph: ValueGraph) -> None:
         self.graph = graph
         self._to: dict[int, list[Way]] = {}
-        self.doubt = contradiction(graph.column("won"), graph.column("ended"))
-        """How many imaginary failures count with the episodes that ended where a way ends."""
         self._known = np.array(sorted(graph.paths_to), np.int64)
+
+    @cached_property
+    def doubt(self) -> float:
+        """How many imaginary failures count with the episodes that ended where a way ends."""
+        return contradiction(self.graph.column("won"), self.graph.column("ended"))
 
     def towards(self, goal: Floats) -> tuple[list[Way], Array]:
         """At most `_PATHS` ways to the remembered goals nearest to this one, and the similarity of each."""
@@ -70,30 +74,29 @@ class Ways:
         if goal not in self._to:
             graph = self.graph
             numbers = sorted(graph.paths_to[goal], key=lambda i: len(graph.paths[i].nodes))
-            said = np.array([self._said(i) for i in numbers])
+            steps = [graph.step_embeddings(np.array(graph.paths[i].nodes)) for i in numbers]
+            said = np.array([self._said(*one) for one in zip(numbers, steps, strict=True)])
             values, ended = graph.ends([graph.paths[i] for i in numbers])
             # An end that is passed so often is worth that much less each time; where outcomes contradict each
             # other, one alone is not believed.
             ends = np.minimum(values * said, 1.0) * ended / (ended + self.doubt)
             # A success that ends where others fail is taken for a fluke, or for a wrong outcome.
             sound = ramp(ends / max(ends.max(), FLOOR), _FLUKE, _SOUND)
-            rows = zip(numbers, ends.tolist(), sound.tolist(), said.tolist(), strict=True)
+            rows = zip(numbers, steps, ends.tolist(), sound.tolist(), said.tolist(), strict=True)
             self._to[goal] = [self._way(*row) for row in rows]
         return self._to[goal]
 
-    def _said(self, path: int) -> int:
+    def _said(self, path: int, steps: Floats) -> int:
         """How often a path says what it ends with; once where that may be chance."""
-        nodes = np.array(self.graph.paths[path].nodes)
-        if self.doubt > 0.0 or self.graph.column("won")[nodes[-1]] < _SEVERAL:
+        if self.doubt > 0.0 or self.graph.column("won")[self.graph.paths[path].nodes[-1]] < _SEVERAL:
             return 1
-        phi = self.graph.step_embeddings(nodes)
-        return int((phi @ phi[-1] > REPEAT).sum())
+        return int((steps @ steps[-1] > REPEAT).sum())
 
-    def _way(self, path: int, end: float, sound: float, said: int) -> Way:
+    def _way(self, path: int, steps: Floats, end: float, sound: float, said: int) -> Way:
         weights = self.graph.landmark_weights(self.graph.paths[path], again=said > 1)
-        nodes = np.array(self.graph.paths[path].nodes)[weights > 0.0]
-        landmarks = self.graph.step_embeddings(nodes)
-        return Way(path, nodes, landmarks, weights[weights > 0.0], end, sound, said)
+        keep = weights > 0.0
+        nodes = np.array(self.graph.paths[path].nodes)[keep]
+        return Way(path, nodes, steps[keep], weights[keep], end, sound, said)
 
 
 class Followed(NamedTuple):
@@ -197,7 +200,7 @@ def contradiction(won: Array, ended: Array) -> float:
     """
     several = ended >= 2.0
     w, n = won[several], ended[several]
-    if not len(n) or (won % 1.0).any():
+    if not len(n) or (won[ended > 0.0] % 1.0).any():
         return 0.0
     rho = 4.0 * float((w * (n - w) / (n - 1.0)).sum() / n.sum())
     return float(np.round(min(2.0 * rho / max(1.0 - rho, 1e-9), _DOUBTFUL)))
