@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import lightning
@@ -17,7 +18,7 @@ from valuegraph.context import learner_width
 from valuegraph.episodes import Episode, Step
 from valuegraph.fitting import split, training_sets
 from valuegraph.learner import Batch, EpisodeDataModule, InstrumentalLearner, TrainingSet
-from valuegraph.networks import InstrumentalNet, net_to_arrays, value_loss
+from valuegraph.networks import InstrumentalNet, net_to_arrays, read_steps, value_loss
 from valuegraph.training import train_net
 
 pytestmark = [
@@ -82,7 +83,7 @@ def test_every_episode_is_in_one_batch_of_an_epoch_with_its_own_steps() -> None:
             inputs, credit, episode, its_task = data[number]
             assert (episode, its_task) == (number, task)
             mask = batch.mask[row]
-            assert int(mask.sum()) == len(credit) == data.lengths[number]
+            assert int(mask.sum()) == len(credit)
             assert mask[: len(credit)].all()
             assert torch.equal(batch.inputs[row][mask], inputs)
             assert torch.equal(batch.credit[row][mask], credit)
@@ -90,7 +91,7 @@ def test_every_episode_is_in_one_batch_of_an_epoch_with_its_own_steps() -> None:
     assert sorted(seen) == list(range(30))
 
 
-def test_batches_are_seeded_shuffled_and_of_similar_length() -> None:
+def test_batches_are_seeded_and_shuffled() -> None:
     data = toy(200)
 
     def order(seed: int) -> list[list[int]]:
@@ -101,10 +102,14 @@ def test_batches_are_seeded_shuffled_and_of_similar_length() -> None:
     assert order(1) == order(1) != order(2)
     loader = EpisodeDataModule(data, batch_size=8).train_dataloader()
     assert [b.episode.tolist() for b in loader] != [b.episode.tolist() for b in loader]
-    waste = np.mean([1.0 - batch.mask.float().mean().item() for batch in loader])
-    plain = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True, collate_fn=loader.collate_fn)
-    unsorted = np.mean([1.0 - batch.mask.float().mean().item() for batch in plain])
-    assert waste < 0.6 * unsorted
+
+
+def test_batches_mix_long_and_short_episodes() -> None:
+    """What is summed over an episode grows with it: a batch of long ones alone would undo the others."""
+    data = toy(200)
+    spread = [b.mask.sum(1).float().std() for b in EpisodeDataModule(data, batch_size=8).train_dataloader()]
+    everything = torch.tensor([float(len(data[i][1])) for i in range(200)]).std()
+    assert torch.stack(spread).mean() > 0.8 * everything
 
 
 def test_without_held_out_episodes_there_is_no_validation() -> None:
@@ -273,6 +278,26 @@ def test_early_stopping_of_the_host_works_on_the_logged_loss(tmp_path) -> None:
     assert host.current_epoch < 29
 
 
+def test_gains_are_what_each_kind_of_step_adds() -> None:
+    """Two kinds of step add .5 each, four add nothing; only the sum over an episode is ever told."""
+    rng = np.random.default_rng(0)
+    kinds = [np.sort(rng.permutation(6)[: rng.integers(1, 7)]) for _ in range(300)]
+    starts = np.concatenate([[0], np.cumsum([len(k) for k in kinds])])
+    inputs = np.zeros((starts[-1], WIDTH), np.float32)
+    inputs[np.arange(starts[-1]), np.concatenate(kinds)] = 3.0
+    outcome = np.array([0.5 * (k < 2).sum() for k in kinds], np.float32)
+    rows = [np.arange(a, b) for a, b in pairwise(starts)]
+    data = TrainingSet(rows, inputs, np.repeat(outcome, np.diff(starts)), np.arange(300), np.arange(300) % 3)
+    net = train_net(
+        DIM, data, TrainingSet([], inputs, outcome, outcome, outcome), replace(CONFIG, epochs=30), False
+    )
+    learned = read_steps(net, 3.0 * np.eye(6, WIDTH, dtype=np.float32), np.ones(6, np.bool_))
+    assert learned.gain[:2].min() > 0.25  # a net that drops inputs and steps claims less than there is
+    assert np.abs(learned.gain[2:]).max() < 0.12
+    # Control: the value of a step is that of the episodes it occurs in, whoever brought them there.
+    assert learned.value[2:].min() > 0.2
+
+
 def test_only_steps_that_count_are_trained_on() -> None:
     from valuegraph.encoders import ArrayEncoder
 
@@ -282,7 +307,7 @@ def test_only_steps_that_count_are_trained_on() -> None:
     ]
     train, held = training_sets(looping, ArrayEncoder(2, features=8))
     assert len(held) == 0
-    assert set(train.lengths.tolist()) == {2}
+    assert [len(train[i][1]) for i in range(len(train))] == [2, 2]
     credit = train[0][1]
     gamma = FitConfig().gamma
     assert credit.tolist() == pytest.approx([gamma**5, 1.0])

@@ -13,6 +13,7 @@ from valuegraph.networks import (
     FINAL_WEIGHT,
     InstrumentalNet,
     Reading,
+    decomposition_loss,
     net_from_arrays,
     net_to_arrays,
     read_steps,
@@ -86,9 +87,9 @@ def test_the_value_loss_is_the_cross_entropy_of_both_heads_with_more_weight_on_t
     for head in (logits, other):
         terms = [w * bce(float(head[at].sigmoid()), float(credit[at])) for at, w in weights.items()]
         expected += sum(terms) / sum(weights.values())
-    assert float(value_loss(Reading(unit(2, 3, Z), logits, other), credit, mask)) == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert float(
+        value_loss(Reading(unit(2, 3, Z), logits, other, random(2, 3)), credit, mask)
+    ) == pytest.approx(expected, rel=1e-5)
 
 
 def test_padding_has_no_part_in_the_value_loss(net: InstrumentalNet) -> None:
@@ -101,6 +102,34 @@ def test_padding_has_no_part_in_the_value_loss(net: InstrumentalNet) -> None:
     changed = credit.clone()
     changed[0, 3] = 0.9
     assert value_loss(net(inputs), credit, mask) == value_loss(net(inputs), changed, mask)
+
+
+def test_gains_of_all_steps_add_up_to_the_outcome() -> None:
+    gain = torch.tensor([[0.1, 0.3, 0.2], [0.5, 0.1, 9.0]])
+    credit = torch.tensor([[0.2, 0.5, 1.0], [0.3, 0.6, 7.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    expected = ((1.0 - 0.6) ** 2 + (0.6 - 0.6) ** 2) / 2
+    assert float(decomposition_loss(gain, credit, mask)) == pytest.approx(expected)
+
+
+def test_a_subset_of_the_gains_stands_for_all_of_them() -> None:
+    torch.manual_seed(0)
+    credit, mask = torch.full((1, 10), 0.7), torch.ones(1, 10, dtype=torch.bool)
+    even = torch.full((1, 10), 0.05)
+    assert float(decomposition_loss(even, credit, mask, subset=3)) == pytest.approx((0.7 - 0.5) ** 2)
+    uneven = torch.tensor([[1.0, -1.0] * 5])
+    assert float(decomposition_loss(uneven, 0.0 * credit, mask, subset=10)) == pytest.approx(0.0, abs=1e-9)
+    drawn = torch.stack([decomposition_loss(uneven, 0.0 * credit, mask, subset=3) for _ in range(4000)])
+    # 100 times the variance of the mean of three draws without replacement.
+    assert float(drawn.mean()) == pytest.approx(100.0 * (10 / 9) / 3 * (1 - 3 / 10), rel=0.1)
+
+
+def test_padding_has_no_part_in_the_decomposition_loss(net: InstrumentalNet) -> None:
+    mask = torch.tensor([[True, True, False]])
+    gain = torch.tensor([[0.2, 0.1, torch.nan]], requires_grad=True)
+    decomposition_loss(gain, torch.ones(1, 3), mask).backward()
+    assert gain.grad is not None
+    assert gain.grad[0].tolist() == pytest.approx([-1.4, -1.4, 0.0])
 
 
 def test_two_groups_predict_each_other() -> None:
@@ -175,10 +204,11 @@ def test_a_single_group_has_no_loss() -> None:
 def test_reading_an_episode_equals_the_forward_pass(net: InstrumentalNet, share: float) -> None:
     inputs = random(9, WIDTH).numpy()
     counted = np.random.default_rng(0).random(9) < share
-    z, value = read_steps(net, inputs, counted)
+    z, value, gain = read_steps(net, inputs, counted)
     x = torch.from_numpy(inputs)[None]
     whole, kept = net(x), net(x[:, np.flatnonzero(counted)]) if counted.any() else None
     np.testing.assert_allclose(z, whole.z[0].detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(gain, whole.gain[0].detach().numpy(), atol=1e-6)
     nothing = net.recurrent_value(torch.zeros(HIDDEN)).item()
     for t in range(9):
         read = int(counted[: t + 1].sum())
@@ -191,21 +221,22 @@ def test_several_episodes_are_read_apart(net: InstrumentalNet) -> None:
     inputs, starts = random(14, WIDTH).numpy(), np.array([0, 5, 6, 6, 14])
     counted = np.random.default_rng(1).random(14) < 0.6
     counted[5] = False  # an episode of which nothing counts
-    z, value = read_steps(net, inputs, counted, starts)
+    z, value, gain = read_steps(net, inputs, counted, starts)
     for start, stop in pairwise(starts.tolist()):
         alone = read_steps(net, inputs[start:stop], counted[start:stop])
-        np.testing.assert_allclose(z[start:stop], alone[0], atol=1e-6)
-        np.testing.assert_allclose(value[start:stop], alone[1], atol=1e-6)
-    assert not np.allclose(value, read_steps(net, inputs, counted)[1], atol=1e-4)  # control: all as one
+        np.testing.assert_allclose(z[start:stop], alone.z, atol=1e-6)
+        np.testing.assert_allclose(value[start:stop], alone.value, atol=1e-6)
+        np.testing.assert_allclose(gain[start:stop], alone.gain, atol=1e-6)
+    assert not np.allclose(value, read_steps(net, inputs, counted).value, atol=1e-4)  # control: all as one
 
 
 def test_a_step_that_does_not_count_does_not_change_what_is_read_later(net: InstrumentalNet) -> None:
     inputs, counted = random(6, WIDTH).numpy(), np.array([True, True, False, True, False, True])
     changed = inputs.copy()
     changed[~counted] += 1.0
-    values = [read_steps(net, x, counted)[1] for x in (inputs, changed)]
+    values = [read_steps(net, x, counted).value for x in (inputs, changed)]
     assert np.array_equal(values[0][counted], values[1][counted])
-    values = [read_steps(net, x, np.ones(6, np.bool_))[1] for x in (inputs, changed)]  # the control
+    values = [read_steps(net, x, np.ones(6, np.bool_)).value for x in (inputs, changed)]  # the control
     assert not np.allclose(values[0][counted], values[1][counted])
 
 

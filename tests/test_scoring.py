@@ -6,17 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from valuegraph.calibration import Calibration, calibrate, saturation
 from valuegraph.config import FitConfig
-from valuegraph.context import Encoded
+from valuegraph.context import Encoded, learner_width
 from valuegraph.credit import discounted_credit
 from valuegraph.graph import Memory, ValueGraph, Visit
+from valuegraph.networks import InstrumentalNet
 from valuegraph.scoring import Scorer, Scores, collect
-from valuegraph.utility import carried, hold
+from valuegraph.utility import alive, carried, hold
 
 DIM = 16
 STATES = np.eye(DIM, dtype=np.float32)
@@ -38,11 +40,15 @@ def together(rollouts: list[Encoded]) -> Encoded:
     )
 
 
-def scorer_of(routes: list[tuple[list[int], float]], calibration: Calibration | None = None) -> Scorer:
-    graph = ValueGraph(DIM, 0, FitConfig(device="cpu"))
+def scorer_of(
+    routes: list[tuple[list[int], float]], calibration: Calibration | None = None, z_dim: int = 0
+) -> Scorer:
+    graph = ValueGraph(DIM, z_dim, FitConfig(device="cpu"))
+    z = np.eye(1, z_dim, dtype=np.float32) if z_dim else None
     for states, outcome in routes:
         phi = STATES[states]
-        keys = graph.keys(None, phi, np.broadcast_to(GOAL, phi.shape))
+        role = None if z is None else np.repeat(z, len(phi), axis=0)
+        keys = graph.keys(role, phi, np.broadcast_to(GOAL, phi.shape))
         memories = [Memory(key, str(s)) for key, s in zip(keys, states, strict=True)]
         credit = discounted_credit(outcome, len(states), graph.config.gamma)
         graph.write([Visit(GOAL, "goal", memories, credit, outcome, True)])
@@ -58,6 +64,34 @@ def test_a_sure_dead_end_cannot_be_washed_off() -> None:
     assert utility(lost, 0, 1, 2, 4, 6) < 0.02
     assert utility(lost, 0, 1, 2, 4, 3) < 0.02
     assert utility(lost, 0, 1, 2, 6, 3) > 0.5  # control: the same detour through no dead end
+
+
+def test_a_dead_end_is_none_where_the_learner_says_so() -> None:
+    """Tasks that share the words of their goal have dead ends of their own."""
+    sure = np.array([0.0, 1.0, 0.0, 0.0])
+    assert alive(sure, None).tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert alive(sure, np.array([0.1, 0.1, 0.9, 0.9])).tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert alive(sure, np.full(4, 0.5)).tolist() == [1.0, 1.0, 1.0, 1.0]
+    assert alive(sure, np.full(4, 0.35)) == pytest.approx([1.0, 0.5, 0.5, 0.5])
+    assert alive(np.full(4, 0.5), None).tolist() == [1.0, 1.0, 1.0, 1.0]  # as many end well there
+
+
+def test_gains_say_how_far_a_rollout_is_towards_a_new_goal() -> None:
+    """A learner by whom every step adds .15; a known goal is mostly a matter of its ways."""
+    net = InstrumentalNet(learner_width(DIM), 4, 4).eval()
+    with torch.no_grad():
+        net.gain[-1].weight.zero_()
+        net.gain[-1].bias.fill_(1.5)  # gains are told on a scale of ten
+    learned = scorer_of([([0, 1, 2, 3], 1.0)] * 5, z_dim=4)
+    learned.net, learned.graph.episodes = net, 200
+    new = learned.score(rollout(0, 1, 1, 2, goal=STATES[9]))[0]
+    assert new.running == pytest.approx([0.15, 0.3, 0.3, 0.45], abs=1e-3)  # a repeat adds nothing
+    known = learned.score(rollout(0, 1, 1, 2))[0]
+    gains = np.array([0.15, 0.3, 0.3, 0.45])
+    net.gain[-1].bias.data.fill_(0.0)
+    ways = learned.score(rollout(0, 1, 1, 2))[0].running
+    assert known.running == pytest.approx(ways + 0.3 * gains)
+    assert known.closing == pytest.approx(learned.score(rollout(0, 1, 1, 2))[0].closing)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +209,22 @@ def test_rounding_does_not_decide_what_counts_where_all_tasks_say_the_same() -> 
     for tasks in (number, np.zeros(6, np.int64)):
         encoded = Encoded(steps, STATES[number], np.arange(0, 25, 4), parts)
         assert calibrate(encoded, np.ones(6), tasks).support_floor < 0.99
+
+
+@pytest.mark.parametrize(("said", "margin"), [(0.0, 0.1), (0.55, 0.025), (0.7, 0.0)])
+def test_ends_that_say_what_the_goal_says_are_evidence_all_the_same(said: float, margin: float) -> None:
+    """Ends of successes are .6 from those of other tasks, and `said` from the goal."""
+    tasks = np.repeat(np.arange(3), 5)
+    end = np.sqrt(1.0 - 0.6 - said**2) * STATES[tasks] if said < 0.63 else 0.0 * STATES[tasks]
+    end = end + np.sqrt(0.6) * STATES[5] + said * STATES[10 + tasks]
+    end = (end / np.linalg.norm(end, axis=1, keepdims=True)).astype(np.float32)
+    encoded = Encoded(end, STATES[10 + tasks], np.arange(16), tuple(STATES[[10 + t]] for t in tasks))
+    near = float(end[0] @ end[-1]) - float(end[0] @ STATES[10])
+    expected = float(np.clip(0.5 * near, 0.0, 0.1))
+    assert calibrate(encoded, np.ones(15), tasks).echo == pytest.approx(expected, abs=1e-6)
+    assert expected == pytest.approx(margin, abs=1e-3)
+    # Nobody knows where ends belong if nothing succeeded.
+    assert calibrate(encoded, np.zeros(15), tasks).echo == 0.1
 
 
 def test_goal_similarity_is_scaled_by_successes_against_failures() -> None:

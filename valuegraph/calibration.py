@@ -17,6 +17,7 @@ SATURATION = 0.9
 """Utility of a full success where nothing was held out to learn it from."""
 _KEPT, _MOST = 0.95, 0.8  # share of g that most successes must keep, and how many are most
 _FEWEST = 5  # held-out successes that anything can be learned from
+_MOST_ECHO = 0.1  # margin of echoes where ends of successes allow it
 _SAMPLED = 256  # tasks or episodes that decide the floor of support
 _COMPARED = 4096  # and distinct steps of each of them
 
@@ -27,6 +28,8 @@ class Calibration:
 
     support_floor: float = 0.0
     """Cosine to the nearest remembered step below which a step is no evidence."""
+    echo: float = 0.1
+    """How much nearer to a remembered step than to the goal a step must be, or it restates the goal."""
     goal_mid: float = 0.5
     """Goal cosine of a final step half-way between failures and successes."""
     goal_spread: float = 0.1
@@ -46,25 +49,29 @@ def calibrate(encoded: Encoded, outcomes: Array, tasks: NDArray) -> Calibration:
     """Scales of similarities from the fit episodes.
 
     The floor of support is the 1 % quantile of a step's cosine to the steps of *other* tasks (of other
-    episodes, where there is one task).
+    episodes, where there is one task). The margin of echoes is half of what 98 % of the ends of successes
+    would keep, were their task new: the end of a task often says what its goal says.
     """
     distinct, where = np.unique(encoded.steps, axis=0, return_inverse=True)
     several = len(np.unique(tasks)) > 1
     owner = np.asarray(tasks)[encoded.episode_of] if several else encoded.episode_of
     groups = np.unique(owner)
-    low = []
+    cosine = np.sum(encoded.steps * encoded.goals[encoded.episode_of], axis=1)
+    ends = encoded.starts[1:][outcomes > 0.5] - 1  # an unknown outcome (NaN) is neither
+    low, margins = [], []
     for task in groups[:: -(-len(groups) // _SAMPLED)]:
         own = np.unique(where[owner == task])
         own = own[:: -(-len(own) // _COMPARED)]
         others = np.unique(where[owner != task])
         if len(others):
             low.append((distinct[own] @ distinct[others].T).max(axis=1))
+            own_ends = ends[owner[ends] == task][:_COMPARED]
+            margins.append((encoded.steps[own_ends] @ distinct[others].T).max(axis=1) - cosine[own_ends])
     # At most .9: where all say the same, the quantile is one, and rounding would decide what counts.
     floor = min(float(np.quantile(np.concatenate(low), 0.01)), 0.9) if low else 0.0
-    cosine = np.sum(encoded.steps * encoded.goals[encoded.episode_of], axis=1)
     last = cosine[encoded.starts[1:] - 1]
-    won, lost = last[outcomes > 0.5], last[outcomes <= 0.5]  # an unknown outcome (NaN) is neither
-    calibration = Calibration(support_floor=floor)
+    won, lost = last[outcomes > 0.5], last[outcomes <= 0.5]
+    calibration = Calibration(support_floor=floor, echo=_echo_margin(margins))
     if np.isnan(outcomes).all():
         low_end, high_end = np.quantile(last, [0.1, 0.9])
         spread = max(float(high_end - low_end), 0.05) / 4.0
@@ -73,6 +80,13 @@ def calibrate(encoded: Encoded, outcomes: Array, tasks: NDArray) -> Calibration:
         spread = max(float(won.mean() - lost.mean()), 0.05) / 4.0
         calibration = replace(calibration, goal_mid=float(won.mean() + lost.mean()) / 2.0, goal_spread=spread)
     return calibration
+
+
+def _echo_margin(margins: list[Array]) -> float:
+    """Half of what 98 % of the ends of successes are nearer to steps of other tasks than to their goal."""
+    if sum(map(len, margins)) < _FEWEST:
+        return _MOST_ECHO
+    return float(np.clip(0.5 * np.quantile(np.concatenate(margins), 0.02), 0.0, _MOST_ECHO))
 
 
 def saturation(totals: Array, succeeded: NDArray[np.bool_], penultimate: Array) -> float:

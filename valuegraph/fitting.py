@@ -204,7 +204,7 @@ def _roles(known: Prepared, net: InstrumentalNet) -> NDArray[np.float32]:
     for first in range(0, len(starts) - 1, _TOGETHER):
         bounds = starts[first : first + _TOGETHER + 1]
         rows = slice(bounds[0], bounds[-1])
-        parts.append(read_steps(net, known.inputs[rows], known.counted[rows], bounds - bounds[0])[0])
+        parts.append(read_steps(net, known.inputs[rows], known.counted[rows], bounds - bounds[0]).z)
     return np.concatenate(parts)
 
 

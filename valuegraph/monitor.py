@@ -131,7 +131,7 @@ class HackingMonitor:
                 near = graph.neighbours(graph.keys(None, one.steps, goals))
                 z = np.zeros((len(counted), 0))
                 if scorer.net is not None:
-                    z = read_steps(scorer.net, learner_inputs(one, counted), counted)[0].astype(np.float64)
+                    z = read_steps(scorer.net, learner_inputs(one, counted), counted).z.astype(np.float64)
                 indices[b] = 1.0 - counted.mean(), 1.0 - near.support.mean(), _unseen(graph, near)
                 support.append(near.support)
                 inferred.append(z)

@@ -15,7 +15,9 @@ from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 __all__ = [
     "InstrumentalNet",
+    "Learned",
     "Reading",
+    "decomposition_loss",
     "net_from_arrays",
     "net_to_arrays",
     "read_steps",
@@ -27,6 +29,9 @@ TEMPERATURE = 0.1
 """tau of the soft nearest-neighbour read over z."""
 FINAL_WEIGHT = 5.0
 """Weight of an episode's last step in the value loss."""
+SUBSET = 8
+"""Steps of an episode whose gains stand for those of all of them, at most."""
+_GAIN_SCALE = 0.1  # of what is summed over a whole episode: a small step of the weights stays a small one
 
 
 class Reading(NamedTuple):
@@ -38,13 +43,28 @@ class Reading(NamedTuple):
     """(B, T) value logit of the head that has read the whole prefix."""
     local: Tensor
     """(B, T) value logit of the head that reads the step and its decayed context."""
+    gain: Tensor
+    """(B, T) what the step adds to the outcome."""
+
+
+class Learned(NamedTuple):
+    """What the network says of each step of an episode."""
+
+    z: NDArray[np.float32]
+    """(T, z_dim) unit rows: the instrumental value embedding."""
+    value: NDArray[np.float32]
+    """(T,) in [0, 1], the geometric mean of both value heads."""
+    gain: NDArray[np.float32]
+    """(T,) what the step adds to the outcome."""
 
 
 class InstrumentalNet(nn.Module):
-    """Two causal readers of the same inputs: a GRU over the prefix, and a feed-forward one that also gives z.
+    """Three causal readers of the same inputs: a GRU over the prefix, a feed-forward one that also gives z,
+    and one that says what each step adds.
 
-    The recurrent head credits steps best; the feed-forward one is steadier on goals it has never seen, and
-    cannot be led astray by what happened long ago. Their mean is the value.
+    The recurrent head credits steps of known goals best; the feed-forward one is steadier on goals it has
+    never seen, and cannot be led astray by what happened long ago. Their mean is the value. Gains add up to
+    the outcome: each step is paid for itself, which holds best where the goal is new.
     """
 
     def __init__(self, inputs: int, hidden: int = 192, z_dim: int = 128, dropout: float = 0.2) -> None:
@@ -59,6 +79,9 @@ class InstrumentalNet(nn.Module):
         )
         self.local_value = nn.Linear(hidden, 1)
         self.embed = nn.Linear(hidden, z_dim)
+        self.gain = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
+        )
 
     @property
     def shape(self) -> dict[str, int]:
@@ -74,6 +97,7 @@ class InstrumentalNet(nn.Module):
             functional.normalize(self.embed(local), dim=-1),
             self.recurrent_value(self.drop(prefix)).squeeze(-1),
             self.local_value(local).squeeze(-1),
+            _GAIN_SCALE * self.gain(dropped).squeeze(-1),
         )
 
 
@@ -90,6 +114,23 @@ def value_loss(reading: Reading, credit: Tensor, mask: Tensor) -> Tensor:
         for head in (reading.recurrent, reading.local)
     )
     return sum(losses, torch.zeros((), device=credit.device)) / weight.sum()
+
+
+def decomposition_loss(gain: Tensor, credit: Tensor, mask: Tensor, subset: int = SUBSET) -> Tensor:
+    """Randomized return decomposition: gains r (B, T) of the T steps of an episode add up to its outcome y,
+
+      (y - T / |I| sum_(t in I) r_t)^2,  I a random subset of at most `subset` steps,
+
+    averaged over episodes. y is the credit (B, T) of the last step in the mask. Ren et al. 2022, "Learning
+    Long-Term Reward Redistribution via Randomized Return Decomposition", https://arxiv.org/abs/2111.13485
+    """
+    order = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, -1.0)
+    chosen = order.topk(min(subset, mask.shape[1]), dim=1).indices
+    inside = mask.gather(1, chosen)
+    length = mask.sum(1)
+    gained = gain.gather(1, chosen).masked_fill(~inside, 0.0).sum(1) * length / inside.sum(1)
+    outcome = credit.gather(1, length[:, None] - 1).squeeze(1)
+    return (outcome - gained).square().mean()
 
 
 def retrieval_loss(z: Tensor, credit: Tensor, group: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -115,9 +156,9 @@ def read_steps(
     inputs: NDArray[np.float32],
     counted: NDArray[np.bool_],
     starts: NDArray[np.int64] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """z (T, z_dim) and value (T,) in [0, 1], the geometric mean of both heads, for the steps of one episode,
-    or of those whose first rows are `starts`, (B + 1,) with T behind them.
+) -> Learned:
+    """What the network says of the steps of one episode, or of those whose first rows are `starts`, (B + 1,)
+    with T behind them.
 
     The recurrent head reads counted steps only; at any other step it keeps the opinion it had.
     """
@@ -138,7 +179,8 @@ def read_steps(
     recurrent = opinions[torch.from_numpy(latest).to(device)]
     log_value = functional.logsigmoid(recurrent) + functional.logsigmoid(net.local_value(local).squeeze(-1))
     z = functional.normalize(net.embed(local), dim=-1)
-    return z.cpu().numpy(), (0.5 * log_value).exp().cpu().numpy()
+    gain = _GAIN_SCALE * net.gain(x).squeeze(-1)
+    return Learned(z.cpu().numpy(), (0.5 * log_value).exp().cpu().numpy(), gain.cpu().numpy())
 
 
 def _prefixes(net: InstrumentalNet, read: Tensor, lengths: list[int]) -> Tensor:

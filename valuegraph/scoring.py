@@ -14,16 +14,29 @@ from numpy.typing import NDArray
 from valuegraph.calibration import SATURATION, Calibration
 from valuegraph.context import Encoded, first_saying, learner_inputs
 from valuegraph.graph import Floats, ValueGraph
-from valuegraph.networks import InstrumentalNet, read_steps
+from valuegraph.networks import InstrumentalNet, Learned, read_steps
 from valuegraph.threads import one_thread, side_by_side
-from valuegraph.utility import FULL, KNOWN, carried, combine, confidence, geometric_blend, hold, kept, ramp
+from valuegraph.utility import (
+    FULL,
+    KNOWN,
+    alive,
+    carried,
+    combine,
+    confidence,
+    gathered,
+    geometric_blend,
+    hold,
+    kept,
+    ramp,
+)
 from valuegraph.ways import Followed, Way, Ways, follow
 
 __all__ = ["RolloutScore", "Scorer", "Scores", "collect"]
 
 Array = NDArray[np.float64]
 
-_ECHO = 0.1  # how much nearer to a memory than to the goal a step must be
+_RESTATED = 0.9  # cosine of step and goal above which a step says no more than that, whatever is remembered
+_RETRACED = 0.7  # share of the memory in how far a rollout is on its way to a known goal; the rest are gains
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
 _UNDONE, _DONE = 0.9, 1.0  # g from which on that does not matter: all that a success does was done
 _DOUBTED, _THERE = 0.3, 0.6  # u at the end of a way, from one that means nothing to an arrival
@@ -140,7 +153,9 @@ class Scorer:
         """
         goals = encoded.goals[encoded.episode_of]
         similarity = self.graph.step_similarity(encoded.steps, goals)
-        echo = np.sum(encoded.steps * goals, axis=1) > similarity - _ECHO
+        echo = np.sum(encoded.steps * goals, axis=1) > np.minimum(
+            similarity - self.calibration.echo, _RESTATED
+        )
         alien = similarity < self.calibration.support_floor
         first = first_saying(encoded)
         return Evidence(~((first < encoded.places) | alien | echo), similarity, first)
@@ -161,16 +176,16 @@ class Scorer:
 
     def _score_together(self, encoded: Encoded) -> list[RolloutScore]:
         evidence = self.evidence(encoded)
-        z = value = None
+        learned = None
         if self.net is not None:
             inputs = learner_inputs(encoded, evidence.counted)
-            z, value = read_steps(self.net, inputs, evidence.counted, encoded.starts)
-        reading = self._read(z, encoded.steps, encoded.goals[encoded.episode_of])
+            learned = read_steps(self.net, inputs, evidence.counted, encoded.starts)
+        reading = self._read(learned, encoded.steps, encoded.goals[encoded.episode_of])
         return [
             self._score(
                 encoded.select(b),
                 _Reading(*(column[rows] for column in reading)),
-                None if value is None else value[rows],
+                None if learned is None else Learned(*(column[rows] for column in learned)),
                 Evidence(evidence.counted[rows], evidence.similarity[rows], evidence.first[rows]),
             )
             for b in range(len(encoded.goals))
@@ -181,17 +196,17 @@ class Scorer:
         """Score rollout b."""
         one = encoded.select(b)
         evidence = self.evidence(one)
-        z = value = None
+        learned = None
         if self.net is not None:
-            z, value = read_steps(self.net, learner_inputs(one, evidence.counted), evidence.counted)
-        read = self._read(z, one.steps, np.broadcast_to(one.goals[0], one.steps.shape))
-        return self._score(one, read, value, evidence)
+            learned = read_steps(self.net, learner_inputs(one, evidence.counted), evidence.counted)
+        read = self._read(learned, one.steps, np.broadcast_to(one.goals[0], one.steps.shape))
+        return self._score(one, read, learned, evidence)
 
     def _score(
         self,
         one: Encoded,
         read: _Reading,
-        value: NDArray | None,
+        learned: Learned | None,
         evidence: Evidence,
     ) -> RolloutScore:
         steps, goal = one.steps, one.goals[0]
@@ -203,9 +218,8 @@ class Scorer:
         counted = counted | (aligned.again > 0)
         said = self._remembered(read.value, aligned.again, ways, likeness)
         remembered, held = carried(said, read.support, counted)
-        # Where most episodes end badly is a dead end, whatever is done or said afterwards.
-        alive = 1.0 - np.maximum.accumulate(np.clip(2.0 * read.dead_end - 1.0, 0.0, 1.0))
-
+        value = None if learned is None else learned.value
+        living = alive(read.dead_end, value)
         hint = self._hint(one, counted)
 
         def utility(
@@ -218,11 +232,15 @@ class Scorer:
             total = combine(terminal, instrumental, weight) * hint ** (1.0 - confidence)
             # Who is where a way ends, and well, has arrived: what else may be missing counts for no more.
             missing = 1.0 - at_end * ramp(terminal, _DOUBTED, _THERE)
-            return np.clip(total / full, 0.0, 1.0) ** missing * alive, terminal, instrumental
+            return np.clip(total / full, 0.0, 1.0) ** missing * living, terminal, instrumental
 
         # On the way, the goal alone says how far the memory is to be trusted. With the last step that counts
         # the account is closed: the memory must cover what was done, and as well as a success is in full.
-        running = hold(utility(_RUNNING, known, 1.0, 0.0)[0], counted, first)
+        underway = utility(_RUNNING, known, 1.0, 0.0)[0]
+        if learned is not None:
+            gains = gathered(learned.gain, counted) * hint ** (1.0 - known) * living
+            underway = gains + _RETRACED * known * (underway - gains)
+        running = hold(underway, counted, first)
         full = covered * self.calibration.saturation + (1.0 - covered) * SATURATION
         if value is not None:
             full = full / kept(value, counted)
@@ -268,10 +286,10 @@ class Scorer:
         near = self.calibration.goal_match(np.where(counted, one.steps @ one.goals[0], -1.0))
         return np.maximum.accumulate(near) ** novice
 
-    def _read(self, z: Floats | None, steps: Floats, goals: Floats) -> _Reading:
+    def _read(self, learned: Learned | None, steps: Floats, goals: Floats) -> _Reading:
         """Everything that the memory says of each step, in one search."""
         graph, n = self.graph, len(steps)
-        role, here = graph.neighbours_by_role(z, steps, goals)
+        role, here = graph.neighbours_by_role(None if learned is None else learned.z, steps, goals)
         ended, won = (graph.rate(here, name) for name in ("ended", "won"))
         # A memory of episodes that never say that they ended knows nothing about ends.
         well = won / (ended + 1e-3) if graph.column("won").any() else np.ones(n)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["carried", "combine", "confidence", "geometric_blend", "hold", "kept", "ramp"]
+__all__ = [
+    "alive",
+    "carried",
+    "combine",
+    "confidence",
+    "gathered",
+    "geometric_blend",
+    "hold",
+    "kept",
+    "ramp",
+]
 
 Array = NDArray[np.float64]
 
@@ -15,6 +25,7 @@ FULL = 0.9
 """u from which on it is as good as it gets."""
 KNOWN = 0.97
 """Cosine of goals from which on they are one and the same."""
+_HOPELESS, _HOPEFUL = 0.2, 0.5  # learned value, from that of what may be a dead end to that of what is none
 
 
 def hold(potential: Array, counted: NDArray[np.bool_], first: NDArray[np.int64] | None = None) -> Array:
@@ -82,6 +93,30 @@ def kept(value: NDArray, counted: NDArray[np.bool_]) -> Array:
     v = np.asarray(value, np.float64)
     best = np.maximum.accumulate(np.where(counted, v, FLOOR))
     return np.sqrt(np.clip(2.0 * v / best, FLOOR, 1.0))
+
+
+def alive(dead_end: Array, value: NDArray | None) -> Array:
+    """(T,) in [0, 1]: where most episodes end badly is a dead end, whatever is done or said afterwards.
+
+    Unless the learner, which reads what came before, says otherwise: tasks that share the words of their goal
+    have dead ends of their own. `dead_end` is the share of episodes that end badly here.
+
+    >>> alive(np.array([0.0, 1.0, 0.0]), np.array([0.5, 0.35, 0.9]))
+    array([1. , 0.5, 0.5])
+    """
+    dead = np.clip(2.0 * dead_end - 1.0, 0.0, 1.0)
+    if value is not None:
+        dead = dead * (1.0 - ramp(value, _HOPELESS, _HOPEFUL))
+    return 1.0 - np.maximum.accumulate(dead)
+
+
+def gathered(gain: NDArray, counted: NDArray[np.bool_]) -> Array:
+    """(T,) what the steps that count have gained by step t, in [0, 1]: min(1, max(0, sum_(s <= t) r_s)).
+
+    >>> gathered(np.array([0.25, 0.5, 0.5, -0.5]), np.array([True, False, True, True]))
+    array([0.25, 0.25, 0.75, 0.25])
+    """
+    return np.clip(np.cumsum(np.where(counted, np.asarray(gain, np.float64), 0.0)), 0.0, 1.0)
 
 
 def geometric_blend(value: NDArray, remembered: Array, share: Array) -> Array:
