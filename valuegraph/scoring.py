@@ -11,24 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from valuegraph.accounts import CLOSING, Told, underway, utility
 from valuegraph.calibration import SATURATION, Calibration
 from valuegraph.context import Encoded, first_saying, learner_inputs
 from valuegraph.graph import Floats, ValueGraph
 from valuegraph.networks import InstrumentalNet, Learned, read_steps
 from valuegraph.threads import one_thread, side_by_side
-from valuegraph.utility import (
-    FULL,
-    KNOWN,
-    alive,
-    carried,
-    combine,
-    confidence,
-    gathered,
-    geometric_blend,
-    hold,
-    kept,
-    ramp,
-)
+from valuegraph.utility import FULL, KNOWN, alive, carried, confidence, gathered, hold, kept, ramp
 from valuegraph.ways import Followed, Way, Ways, follow
 
 __all__ = ["RolloutScore", "Scorer", "Scores", "collect"]
@@ -36,10 +25,8 @@ __all__ = ["RolloutScore", "Scorer", "Scores", "collect"]
 Array = NDArray[np.float64]
 
 _RESTATED = 0.9  # cosine of step and goal above which a step says no more than that, whatever is remembered
-_RETRACED = 0.7  # share of the memory in how far a rollout is on its way to a known goal; the rest are gains
 _BAD_END, _GOOD_END = 0.2, 0.4  # u of the last step of an ended rollout, from a lost one to a won one
 _UNDONE, _DONE = 0.9, 1.0  # g from which on that does not matter: all that a success does was done
-_DOUBTED, _THERE = 0.3, 0.6  # u at the end of a way, from one that means nothing to an arrival
 _LEAST = 0.1  # value of the best end of a goal, at least
 _EXPERIENCED = 100  # episodes from which on what was learned from them says enough of a new goal
 _VAGUE, _SURE = 0.6, 0.9  # how sure the memory must be of a rollout before its word on the end counts
@@ -86,23 +73,6 @@ class RolloutScore(NamedTuple):
     """How sure it is that the memory knows this goal, in [0, 1]."""
     way: int
     """The remembered path that fits best, -1 if there is none."""
-
-
-class _Account(NamedTuple):
-    """How a utility weighs what it is made of; shares in [0, 1]."""
-
-    memory: float
-    """Of the memory in u, against the value head, where the goal is known."""
-    way: float
-    """Of g against u where the goal is known."""
-    doubted: float
-    """Of g against u where the goal is new."""
-
-
-# On the way, how far a rollout has come is what counts, and landmarks say so even where the goal is new. In
-# the end it must have been done in full, and as remembered successes do it.
-_RUNNING = _Account(memory=0.9, way=0.7, doubted=0.3)
-_CLOSING = _Account(memory=0.95, way=0.85, doubted=0.05)
 
 
 class _Reading(NamedTuple):
@@ -219,32 +189,23 @@ class Scorer:
         said = self._remembered(read.value, aligned.again, ways, likeness)
         remembered, held = carried(said, read.support, counted)
         value = None if learned is None else learned.value
-        living = alive(read.dead_end, value)
-        hint = self._hint(one, counted)
-
-        def utility(
-            weights: _Account, confidence: Array, full: Array | float, at_end: Array | float
-        ) -> tuple[Array, Array, Array]:
-            share = weights.memory * confidence * held
-            terminal = remembered if value is None else geometric_blend(value, remembered, share)
-            instrumental = confidence * aligned.strict + (1.0 - confidence) * aligned.loose
-            weight = weights.way * confidence + weights.doubted * (1.0 - confidence)
-            total = combine(terminal, instrumental, weight) * hint ** (1.0 - confidence)
-            # Who is where a way ends, and well, has arrived: what else may be missing counts for no more.
-            missing = 1.0 - at_end * ramp(terminal, _DOUBTED, _THERE)
-            return np.clip(total / full, 0.0, 1.0) ** missing * living, terminal, instrumental
-
+        told = Told(
+            value,
+            None if learned is None else gathered(learned.gain, counted),
+            remembered,
+            held,
+            aligned.strict,
+            aligned.loose,
+            alive(read.dead_end, value),
+            self._hint(one, counted),
+        )
         # On the way, the goal alone says how far the memory is to be trusted. With the last step that counts
         # the account is closed: the memory must cover what was done, and as well as a success is in full.
-        underway = utility(_RUNNING, known, 1.0, 0.0)[0]
-        if learned is not None:
-            gains = gathered(learned.gain, counted) * hint ** (1.0 - known) * living
-            underway = gains + _RETRACED * known * (underway - gains)
-        running = hold(underway, counted, first)
+        running = hold(underway(told, known), counted, first)
         full = covered * self.calibration.saturation + (1.0 - covered) * SATURATION
         if value is not None:
             full = full / kept(value, counted)
-        closing, terminal, instrumental = utility(_CLOSING, covered, full, known * aligned.at_end)
+        closing, terminal, instrumental = utility(told, CLOSING, covered, full, known * aligned.at_end)
         closing = hold(closing, counted)
         last = int(np.flatnonzero(counted)[-1]) if counted.any() else 0
         sure = float(covered[-1])
