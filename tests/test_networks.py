@@ -13,11 +13,13 @@ from valuegraph.networks import (
     FINAL_WEIGHT,
     InstrumentalNet,
     Reading,
+    Sample,
     decomposition_loss,
     net_from_arrays,
     net_to_arrays,
     read_steps,
     retrieval_loss,
+    sample_steps,
     value_loss,
 )
 
@@ -87,9 +89,9 @@ def test_the_value_loss_is_the_cross_entropy_of_both_heads_with_more_weight_on_t
     for head in (logits, other):
         terms = [w * bce(float(head[at].sigmoid()), float(credit[at])) for at, w in weights.items()]
         expected += sum(terms) / sum(weights.values())
-    assert float(
-        value_loss(Reading(unit(2, 3, Z), logits, other, random(2, 3)), credit, mask)
-    ) == pytest.approx(expected, rel=1e-5)
+    assert float(value_loss(Reading(unit(2, 3, Z), logits, other), credit, mask)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_padding_has_no_part_in_the_value_loss(net: InstrumentalNet) -> None:
@@ -104,32 +106,56 @@ def test_padding_has_no_part_in_the_value_loss(net: InstrumentalNet) -> None:
     assert value_loss(net(inputs), credit, mask) == value_loss(net(inputs), changed, mask)
 
 
+def decomposition(gain: torch.Tensor, credit: torch.Tensor, mask: torch.Tensor, most: int | None) -> float:
+    """The loss where the gain of a step is what it says."""
+    sample = sample_steps(gain[:, :, None], credit, mask, most)
+    return float(decomposition_loss(sample.inputs[:, :, 0], sample))
+
+
 def test_gains_of_all_steps_add_up_to_the_outcome() -> None:
     gain = torch.tensor([[0.1, 0.3, 0.2], [0.5, 0.1, 9.0]])
     credit = torch.tensor([[0.2, 0.5, 1.0], [0.3, 0.6, 7.0]])
     mask = torch.tensor([[True, True, True], [True, True, False]])
     expected = ((1.0 - 0.6) ** 2 + (0.6 - 0.6) ** 2) / 2
-    assert float(decomposition_loss(gain, credit, mask)) == pytest.approx(expected)
+    for most in (None, 3, 8):
+        assert decomposition(gain, credit, mask, most) == pytest.approx(expected)
 
 
 def test_a_subset_of_the_gains_stands_for_all_of_them() -> None:
     torch.manual_seed(0)
     credit, mask = torch.full((1, 10), 0.7), torch.ones(1, 10, dtype=torch.bool)
     even = torch.full((1, 10), 0.05)
-    assert float(decomposition_loss(even, credit, mask, subset=3)) == pytest.approx((0.7 - 0.5) ** 2)
+    assert decomposition(even, credit, mask, 3) == pytest.approx((0.7 - 0.5) ** 2)
     uneven = torch.tensor([[1.0, -1.0] * 5])
-    assert float(decomposition_loss(uneven, 0.0 * credit, mask, subset=10)) == pytest.approx(0.0, abs=1e-9)
-    drawn = torch.stack([decomposition_loss(uneven, 0.0 * credit, mask, subset=3) for _ in range(4000)])
+    assert decomposition(uneven, 0.0 * credit, mask, None) == pytest.approx(0.0, abs=1e-9)
+    drawn = [decomposition(uneven, 0.0 * credit, mask, 3) for _ in range(4000)]
     # 100 times the variance of the mean of three draws without replacement.
-    assert float(drawn.mean()) == pytest.approx(100.0 * (10 / 9) / 3 * (1 - 3 / 10), rel=0.1)
+    assert np.mean(drawn) == pytest.approx(100.0 * (10 / 9) / 3 * (1 - 3 / 10), rel=0.1)
 
 
-def test_padding_has_no_part_in_the_decomposition_loss(net: InstrumentalNet) -> None:
-    mask = torch.tensor([[True, True, False]])
+def test_samples_are_of_an_episode_s_own_steps() -> None:
+    """Each step at most once, padding never; what stands for all of them adds up to all of them."""
+    torch.manual_seed(0)
+    lengths = torch.tensor([1, 3, 20])
+    mask = torch.arange(20)[None] < lengths[:, None]
+    number = torch.where(mask, torch.arange(20.0), torch.nan)
+    sample = sample_steps(number[:, :, None], number, mask, 8)
+    assert sample.stands_for.sum(1).tolist() == pytest.approx([1.0, 3.0, 20.0])
+    assert sample.outcome.tolist() == [0.0, 2.0, 19.0]
+    for steps, share, length in zip(sample.inputs[:, :, 0], sample.stands_for, lengths.tolist(), strict=True):
+        taken = steps[share > 0].tolist()
+        assert len(set(taken)) == len(taken) == min(8, length)
+        assert max(taken) < length
+
+
+def test_padding_has_no_part_in_the_decomposition_loss() -> None:
+    sample = Sample(torch.zeros(1, 3, 1), torch.tensor([[1.0, 1.0, 0.0]]), torch.ones(1))
     gain = torch.tensor([[0.2, 0.1, torch.nan]], requires_grad=True)
-    decomposition_loss(gain, torch.ones(1, 3), mask).backward()
+    loss = decomposition_loss(gain, sample)
+    assert float(loss.detach()) == pytest.approx(0.7**2)
+    loss.backward()
     assert gain.grad is not None
-    assert gain.grad[0].tolist() == pytest.approx([-1.4, -1.4, 0.0])
+    assert gain.grad[0].tolist() == pytest.approx([-1.4, -1.4, 0.0], nan_ok=True)
 
 
 def test_two_groups_predict_each_other() -> None:
@@ -208,7 +234,7 @@ def test_reading_an_episode_equals_the_forward_pass(net: InstrumentalNet, share:
     x = torch.from_numpy(inputs)[None]
     whole, kept = net(x), net(x[:, np.flatnonzero(counted)]) if counted.any() else None
     np.testing.assert_allclose(z, whole.z[0].detach().numpy(), atol=1e-6)
-    np.testing.assert_allclose(gain, whole.gain[0].detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(gain, net.gains(x)[0].detach().numpy(), atol=1e-6)
     nothing = net.recurrent_value(torch.zeros(HIDDEN)).item()
     for t in range(9):
         read = int(counted[: t + 1].sum())

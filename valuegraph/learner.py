@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import lightning
@@ -10,11 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from valuegraph.networks import InstrumentalNet, Reading, decomposition_loss, retrieval_loss, value_loss
+from valuegraph.networks import (
+    InstrumentalNet,
+    Reading,
+    Sample,
+    decomposition_loss,
+    retrieval_loss,
+    sample_steps,
+    value_loss,
+)
 
 __all__ = ["Batch", "EpisodeDataModule", "InstrumentalLearner", "TrainingSet"]
+
+_REPLAYED = 6  # batches whose sampled steps the gains learn from at once
 
 
 class Batch(NamedTuple):
@@ -46,6 +57,7 @@ class TrainingSet(Dataset[tuple[Any, ...]]):
         self._rows = [torch.from_numpy(r) for r in rows]
         self._inputs, self._credit = torch.from_numpy(inputs), torch.from_numpy(credit)
         self._numbers = [(int(e), int(t)) for e, t in zip(episode, task, strict=True)]
+        self.lengths = np.array([len(r) for r in rows])
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -53,6 +65,25 @@ class TrainingSet(Dataset[tuple[Any, ...]]):
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int, int]:
         rows = self._rows[i]
         return self._inputs[rows], self._credit[rows], *self._numbers[i]
+
+
+class _Buckets(Sampler[list[int]]):
+    """Random batches of episodes of similar length, so that little of a batch is padding."""
+
+    def __init__(self, lengths: NDArray, batch_size: int, seed: int) -> None:
+        self._lengths, self._size = lengths, batch_size
+        self._random = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return -(-len(self._lengths) // self._size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._random.permutation(len(self._lengths))
+        pools = np.array_split(order, max(1, len(order) // (6 * self._size)))
+        order = np.concatenate([pool[np.argsort(self._lengths[pool], kind="stable")] for pool in pools])
+        batches = [order[i : i + self._size].tolist() for i in range(0, len(order), self._size)]
+        for i in self._random.permutation(len(batches)):
+            yield batches[i]
 
 
 def _collate(items: list[tuple[Tensor, Tensor, int, int]]) -> Batch:
@@ -70,7 +101,7 @@ def _collate(items: list[tuple[Tensor, Tensor, int, int]]) -> Batch:
 
 
 class EpisodeDataModule(lightning.LightningDataModule):
-    """Training and held-out episodes in seeded batches; no worker processes."""
+    """Training and held-out episodes in length-bucketed, seeded batches; no worker processes."""
 
     def __init__(
         self, train: TrainingSet, validation: TrainingSet | None = None, batch_size: int = 32, seed: int = 0
@@ -84,9 +115,9 @@ class EpisodeDataModule(lightning.LightningDataModule):
         return -(-len(self.train) // self.batch_size)
 
     def train_dataloader(self) -> DataLoader:
-        """Random batches: one of long episodes alone would pull what is summed over an episode its way."""
-        order = torch.Generator().manual_seed(self.seed)
-        return DataLoader(self.train, self.batch_size, shuffle=True, generator=order, collate_fn=_collate)
+        """Batches of similar length, in random order."""
+        sampler = _Buckets(self.train.lengths, self.batch_size, self.seed)
+        return DataLoader(self.train, batch_sampler=sampler, collate_fn=_collate)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Held-out batches, none if nothing is held out."""
@@ -98,8 +129,9 @@ class EpisodeDataModule(lightning.LightningDataModule):
 class InstrumentalLearner(lightning.LightningModule):
     """Trains an `InstrumentalNet` on credit targets: value, leave-out retrieval and decomposition loss.
 
-    Half of the batches leave out the own episode, the other half every episode of the same task. All
-    hyper-parameters are scalars, so a checkpoint loads with `weights_only=True`.
+    Half of the batches leave out the own episode, the other half every episode of the same task. Gains learn
+    from steps sampled of the last batches too, for a batch is of episodes of one length. All hyper-parameters
+    are scalars, so a checkpoint loads with `weights_only=True`.
     """
 
     def __init__(
@@ -115,6 +147,7 @@ class InstrumentalLearner(lightning.LightningModule):
         self.save_hyperparameters()
         self.net = InstrumentalNet(inputs, hidden, z_dim)
         self._coin = np.random.default_rng(seed)
+        self._recent: deque[Sample] = deque(maxlen=_REPLAYED)
 
     def forward(self, inputs: Tensor) -> Reading:
         """See `InstrumentalNet`."""
@@ -126,15 +159,18 @@ class InstrumentalLearner(lightning.LightningModule):
         group = batch.task if self._coin.random() < 0.5 else batch.episode
         group = group[:, None].expand(batch.mask.shape)[batch.mask]
         retrieval = retrieval_loss(reading.z[batch.mask], batch.credit[batch.mask], group)
-        decomposition = decomposition_loss(reading.gain, batch.credit, batch.mask)
+        # A batch of long episodes alone would pull what is summed over an episode its way.
+        self._recent.append(sample_steps(batch.inputs, batch.credit, batch.mask))
+        sample = Sample(*map(torch.cat, zip(*self._recent, strict=True)))
+        decomposition = decomposition_loss(self.net.gains(sample.inputs), sample)
         loss = value_loss(reading, batch.credit, batch.mask) + retrieval + decomposition
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.task))
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Log value loss and decomposition loss of one held-out batch, gains summed over all steps."""
-        reading, steps = self.net(batch.inputs), batch.mask.shape[1]
-        decomposition = decomposition_loss(reading.gain, batch.credit, batch.mask, steps)
+        reading, whole = self.net(batch.inputs), sample_steps(batch.inputs, batch.credit, batch.mask, None)
+        decomposition = decomposition_loss(self.net.gains(whole.inputs), whole)
         loss = value_loss(reading, batch.credit, batch.mask) + decomposition
         self.log("validation_loss", loss, prog_bar=True, batch_size=int(batch.mask.sum()))
 

@@ -17,11 +17,13 @@ __all__ = [
     "InstrumentalNet",
     "Learned",
     "Reading",
+    "Sample",
     "decomposition_loss",
     "net_from_arrays",
     "net_to_arrays",
     "read_steps",
     "retrieval_loss",
+    "sample_steps",
     "value_loss",
 ]
 
@@ -43,8 +45,6 @@ class Reading(NamedTuple):
     """(B, T) value logit of the head that has read the whole prefix."""
     local: Tensor
     """(B, T) value logit of the head that reads the step and its decayed context."""
-    gain: Tensor
-    """(B, T) what the step adds to the outcome."""
 
 
 class Learned(NamedTuple):
@@ -97,8 +97,11 @@ class InstrumentalNet(nn.Module):
             functional.normalize(self.embed(local), dim=-1),
             self.recurrent_value(self.drop(prefix)).squeeze(-1),
             self.local_value(local).squeeze(-1),
-            _GAIN_SCALE * self.gain(dropped).squeeze(-1),
         )
+
+    def gains(self, inputs: Tensor) -> Tensor:
+        """(..., inputs) -> (...) what each step adds to the outcome."""
+        return _GAIN_SCALE * self.gain(self.drop(inputs)).squeeze(-1)
 
 
 def value_loss(reading: Reading, credit: Tensor, mask: Tensor) -> Tensor:
@@ -116,21 +119,41 @@ def value_loss(reading: Reading, credit: Tensor, mask: Tensor) -> Tensor:
     return sum(losses, torch.zeros((), device=credit.device)) / weight.sum()
 
 
-def decomposition_loss(gain: Tensor, credit: Tensor, mask: Tensor, subset: int = SUBSET) -> Tensor:
-    """Randomized return decomposition: gains r (B, T) of the T steps of an episode add up to its outcome y,
+class Sample(NamedTuple):
+    """Some steps of each of B episodes."""
 
-      (y - T / |I| sum_(t in I) r_t)^2,  I a random subset of at most `subset` steps,
+    inputs: Tensor
+    """(B, S, width)."""
+    stands_for: Tensor
+    """(B, S) how many steps of its episode each stands for; 0 for padding."""
+    outcome: Tensor
+    """(B,) in [0, 1]."""
 
-    averaged over episodes. y is the credit (B, T) of the last step in the mask. Ren et al. 2022, "Learning
-    Long-Term Reward Redistribution via Randomized Return Decomposition", https://arxiv.org/abs/2111.13485
-    """
+
+def sample_steps(inputs: Tensor, credit: Tensor, mask: Tensor, most: int | None = SUBSET) -> Sample:
+    """At most so many random steps of each episode of a padded batch (B, T); all if `most` is None."""
+    length, size = mask.sum(1), most or mask.shape[1]
     order = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, -1.0)
-    chosen = order.topk(min(subset, mask.shape[1]), dim=1).indices
-    inside = mask.gather(1, chosen)
-    length = mask.sum(1)
-    gained = gain.gather(1, chosen).masked_fill(~inside, 0.0).sum(1) * length / inside.sum(1)
-    outcome = credit.gather(1, length[:, None] - 1).squeeze(1)
-    return (outcome - gained).square().mean()
+    chosen = functional.pad(order, (0, max(0, size - mask.shape[1])), value=-1.0).topk(size, dim=1)
+    rows = chosen.indices.clamp(max=mask.shape[1] - 1)
+    inside = chosen.values >= 0.0
+    return Sample(
+        inputs.gather(1, rows[:, :, None].expand(-1, -1, inputs.shape[2])),
+        (length / inside.sum(1))[:, None] * inside,
+        credit.gather(1, length[:, None] - 1).squeeze(1),
+    )
+
+
+def decomposition_loss(gain: Tensor, sample: Sample) -> Tensor:
+    """Randomized return decomposition: gains r of the T steps of an episode add up to its outcome y,
+
+      (y - T / |I| sum_(t in I) r_t)^2,  I a random subset of the steps,
+
+    averaged over episodes; gain (B, S) is of the steps in the sample. Ren et al. 2022, "Learning Long-Term
+    Reward Redistribution via Randomized Return Decomposition", https://arxiv.org/abs/2111.13485
+    """
+    gained = (gain * sample.stands_for).masked_fill(sample.stands_for == 0.0, 0.0).sum(1)
+    return (sample.outcome - gained).square().mean()
 
 
 def retrieval_loss(z: Tensor, credit: Tensor, group: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -179,8 +202,7 @@ def read_steps(
     recurrent = opinions[torch.from_numpy(latest).to(device)]
     log_value = functional.logsigmoid(recurrent) + functional.logsigmoid(net.local_value(local).squeeze(-1))
     z = functional.normalize(net.embed(local), dim=-1)
-    gain = _GAIN_SCALE * net.gain(x).squeeze(-1)
-    return Learned(z.cpu().numpy(), (0.5 * log_value).exp().cpu().numpy(), gain.cpu().numpy())
+    return Learned(z.cpu().numpy(), (0.5 * log_value).exp().cpu().numpy(), net.gains(x).cpu().numpy())
 
 
 def _prefixes(net: InstrumentalNet, read: Tensor, lengths: list[int]) -> Tensor:
