@@ -28,7 +28,7 @@ class Calibration:
 
     support_floor: float = 0.0
     """Cosine to the nearest remembered step below which a step is no evidence."""
-    echo: float = 0.1
+    echo: float = _MOST_ECHO
     """How much nearer to a remembered step than to the goal a step must be, or it restates the goal."""
     goal_mid: float = 0.5
     """Goal cosine of a final step half-way between failures and successes."""

@@ -146,10 +146,7 @@ class Scorer:
 
     def _score_together(self, encoded: Encoded) -> list[RolloutScore]:
         evidence = self.evidence(encoded)
-        learned = None
-        if self.net is not None:
-            inputs = learner_inputs(encoded, evidence.counted)
-            learned = read_steps(self.net, inputs, evidence.counted, encoded.starts)
+        learned = self._learned(encoded, evidence.counted)
         reading = self._read(learned, encoded.steps, encoded.goals[encoded.episode_of])
         return [
             self._score(
@@ -166,11 +163,15 @@ class Scorer:
         """Score rollout b."""
         one = encoded.select(b)
         evidence = self.evidence(one)
-        learned = None
-        if self.net is not None:
-            learned = read_steps(self.net, learner_inputs(one, evidence.counted), evidence.counted)
+        learned = self._learned(one, evidence.counted)
         read = self._read(learned, one.steps, np.broadcast_to(one.goals[0], one.steps.shape))
         return self._score(one, read, learned, evidence)
+
+    def _learned(self, encoded: Encoded, counted: NDArray[np.bool_]) -> Learned | None:
+        """What the learner says of each step; None without one."""
+        if self.net is None:
+            return None
+        return read_steps(self.net, learner_inputs(encoded, counted), counted, encoded.starts)
 
     def _score(
         self,
@@ -190,14 +191,14 @@ class Scorer:
         remembered, held = carried(said, read.support, counted)
         value = None if learned is None else learned.value
         told = Told(
-            value,
-            None if learned is None else gathered(learned.gain, counted),
-            remembered,
-            held,
-            aligned.strict,
-            aligned.loose,
-            alive(read.dead_end, value),
-            self._hint(one, counted),
+            value=value,
+            gains=None if learned is None else gathered(learned.gain, counted),
+            remembered=remembered,
+            held=held,
+            strict=aligned.strict,
+            loose=aligned.loose,
+            alive=alive(read.dead_end, value),
+            hint=self._hint(one, counted),
         )
         # On the way, the goal alone says how far the memory is to be trusted. With the last step that counts
         # the account is closed: the memory must cover what was done, and as well as a success is in full.
