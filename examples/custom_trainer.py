@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 import valuegraph as vg
-from valuegraph.context import learner_width
+from valuegraph.context import learner_width, own_width
 from valuegraph.demo import demo_episodes
 from valuegraph.fitting import training_sets
 from valuegraph.learner import EpisodeDataModule, InstrumentalLearner
@@ -51,6 +51,7 @@ def main() -> None:
         learning_rate=config.learning_rate,
         total_steps=args.epochs * data.batches,
         seed=config.seed,
+        own=own_width(encoder.dim),
     )
     watched = "validation_loss" if len(validation) else "train_loss"  # of few episodes none is held out
     best = ModelCheckpoint(dirpath=args.out / "checkpoints", monitor=watched)

@@ -17,6 +17,7 @@ from valuegraph.context import (
     learner_inputs,
     learner_width,
     misdirected,
+    own_width,
     repeated_steps,
 )
 from valuegraph.encoders import ArrayEncoder
@@ -166,7 +167,8 @@ def test_without_a_goal_there_is_no_progress_and_no_cosine() -> None:
     encoded = Encoded(unit(rng, 3), np.zeros((1, DIM), np.float32), np.array([0, 3]), (empty,))
     inputs = learner_inputs(encoded, np.ones(3, np.bool_))
     assert not inputs[:, DIM : 2 * DIM].any()
-    assert not inputs[:, 3 * DIM :].any()
+    assert not inputs[:, 2 * DIM].any()  # the cosine
+    assert not inputs[:, own_width(DIM) + DIM :].any()
     assert inputs[:, :DIM].any()
 
 

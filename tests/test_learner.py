@@ -32,7 +32,7 @@ WIDTH = learner_width(DIM)
 CONFIG = FitConfig(epochs=4, hidden=8, z_dim=4, batch_size=8, learning_rate=1e-2, device="cpu")
 
 
-def toy(episodes: int = 24, *, seed: int = 0, upside_down: bool = False) -> TrainingSet:
+def toy(episodes: int = 24, *, seed: int = 0, upside_down: bool = False, copies: int = 0) -> TrainingSet:
     """Episodes whose first input says how they end; `upside_down` says the opposite of the others."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 9, episodes)
@@ -42,7 +42,7 @@ def toy(episodes: int = 24, *, seed: int = 0, upside_down: bool = False) -> Trai
     inputs[:, 0] = np.repeat(np.where(won, 2.0, -2.0), lengths)
     credit = np.repeat((won != upside_down).astype(np.float32), lengths)
     rows = [np.arange(a, b) for a, b in pairwise(starts)]
-    return TrainingSet(rows, inputs, credit, np.arange(episodes), rng.integers(0, 3, episodes))
+    return TrainingSet(rows, inputs, credit, np.arange(episodes), rng.integers(0, 3, episodes), copies)
 
 
 def loss_on(net: InstrumentalNet, data: TrainingSet) -> float:
@@ -72,7 +72,7 @@ def trainer(tmp_path, **options) -> lightning.Trainer:
 
 
 def test_every_episode_is_in_one_batch_of_an_epoch_with_its_own_steps() -> None:
-    data = toy(30)
+    data = toy(30, copies=4)
     module = EpisodeDataModule(data, batch_size=8)
     batches = list(module.train_dataloader())
     assert len(batches) == module.batches == len(module.train_dataloader()) == 4
@@ -80,8 +80,9 @@ def test_every_episode_is_in_one_batch_of_an_epoch_with_its_own_steps() -> None:
     for batch in batches:
         assert isinstance(batch, Batch)
         for row, (number, task) in enumerate(zip(batch.episode.tolist(), batch.task.tolist(), strict=True)):
-            inputs, credit, episode, its_task = data[number]
-            assert (episode, its_task) == (number, task)
+            inputs, credit, episode, its_task, genuine = data[number]
+            assert (episode, its_task, genuine) == (number, task, bool(batch.genuine[row]))
+            assert genuine == (number < 26)
             mask = batch.mask[row]
             assert int(mask.sum()) == len(credit) == data.lengths[number]
             assert mask[: len(credit)].all()
@@ -245,6 +246,7 @@ def test_a_trainer_of_ones_own_with_checkpoints_that_load_without_pickle(tmp_pat
     train, held = training_sets(episodes(60), encoder, CONFIG)
     assert len(held) == 6
     assert 54 < len(train) <= 54 + 20  # some of the twenty successes come a second time, with another goal
+    assert [train[i][-1] for i in range(len(train))] == [True] * 54 + [False] * (len(train) - 54)
     data = EpisodeDataModule(train, held, batch_size=8)
     torch.manual_seed(0)
     learner = InstrumentalLearner(learner_width(encoder.dim), 8, 4, total_steps=2 * data.batches)

@@ -108,7 +108,7 @@ def test_padding_has_no_part_in_the_value_loss(net: InstrumentalNet) -> None:
 
 def decomposition(gain: torch.Tensor, credit: torch.Tensor, mask: torch.Tensor, most: int | None) -> float:
     """The loss where the gain of a step is what it says."""
-    sample = sample_steps(gain[:, :, None], credit, mask, most)
+    sample = sample_steps(gain[:, :, None], credit, mask, torch.ones(len(mask), dtype=torch.bool), most)
     return float(decomposition_loss(sample.inputs[:, :, 0], sample))
 
 
@@ -139,7 +139,9 @@ def test_samples_are_of_an_episode_s_own_steps() -> None:
     lengths = torch.tensor([1, 3, 20])
     mask = torch.arange(20)[None] < lengths[:, None]
     number = torch.where(mask, torch.arange(20.0), torch.nan)
-    sample = sample_steps(number[:, :, None], number, mask, 8)
+    genuine = torch.tensor([True, False, True])
+    sample = sample_steps(number[:, :, None], number, mask, genuine, 8)
+    assert sample.genuine.tolist() == [True, False, True]
     assert sample.stands_for.sum(1).tolist() == pytest.approx([1.0, 3.0, 20.0])
     assert sample.outcome.tolist() == [0.0, 2.0, 19.0]
     for steps, share, length in zip(sample.inputs[:, :, 0], sample.stands_for, lengths.tolist(), strict=True):
@@ -149,13 +151,38 @@ def test_samples_are_of_an_episode_s_own_steps() -> None:
 
 
 def test_padding_has_no_part_in_the_decomposition_loss() -> None:
-    sample = Sample(torch.zeros(1, 3, 1), torch.tensor([[1.0, 1.0, 0.0]]), torch.ones(1))
+    genuine = torch.ones(1, dtype=torch.bool)
+    sample = Sample(torch.zeros(1, 3, 1), torch.tensor([[1.0, 1.0, 0.0]]), torch.ones(1), genuine)
     gain = torch.tensor([[0.2, 0.1, torch.nan]], requires_grad=True)
     loss = decomposition_loss(gain, sample)
     assert float(loss.detach()) == pytest.approx(0.7**2)
     loss.backward()
     assert gain.grad is not None
     assert gain.grad[0].tolist() == pytest.approx([-1.4, -1.4, 0.0], nan_ok=True)
+
+
+def test_a_decomposition_is_averaged_over_the_episodes_it_is_asked_of() -> None:
+    sample = Sample(torch.zeros(3, 1, 1), torch.ones(3, 1), torch.zeros(3), torch.tensor([True, False, True]))
+    gain = torch.tensor([[0.1], [0.5], [0.3]], requires_grad=True)
+    assert float(decomposition_loss(gain, sample).detach()) == pytest.approx((0.01 + 0.25 + 0.09) / 3)
+    loss = decomposition_loss(gain, sample, sample.genuine)
+    assert float(loss.detach()) == pytest.approx((0.01 + 0.09) / 2)
+    (grad,) = torch.autograd.grad(loss, gain)
+    assert grad[1] == 0.0 != grad[0]
+    assert float(decomposition_loss(gain, sample, torch.zeros(3, dtype=torch.bool)).detach()) == 0.0
+
+
+def test_one_reader_of_gains_sees_the_step_alone() -> None:
+    torch.manual_seed(0)
+    net = InstrumentalNet(WIDTH, HIDDEN, Z, own=4).eval()
+    inputs, elsewhere, here = (random(5, WIDTH, seed=seed) for seed in range(3))
+    elsewhere[:, :4], here[:, 4:] = inputs[:, :4], inputs[:, 4:]
+    before, after = net.gains(inputs), net.gains(elsewhere)
+    assert torch.equal(before.own, after.own)
+    assert not torch.allclose(before.in_context, after.in_context)
+    assert not torch.allclose(before.own, net.gains(here).own)  # the control
+    again = net_from_arrays(net.shape, net_to_arrays(net))
+    assert torch.equal(again.gains(inputs).own, before.own)
 
 
 def test_two_groups_predict_each_other() -> None:
@@ -234,7 +261,8 @@ def test_reading_an_episode_equals_the_forward_pass(net: InstrumentalNet, share:
     x = torch.from_numpy(inputs)[None]
     whole, kept = net(x), net(x[:, np.flatnonzero(counted)]) if counted.any() else None
     np.testing.assert_allclose(z, whole.z[0].detach().numpy(), atol=1e-6)
-    np.testing.assert_allclose(gain, net.gains(x)[0].detach().numpy(), atol=1e-6)
+    in_context, own = (g[0].detach().numpy() for g in net.gains(x))
+    np.testing.assert_allclose(gain, (in_context + own) / 2, atol=1e-6)
     nothing = net.recurrent_value(torch.zeros(HIDDEN)).item()
     for t in range(9):
         read = int(counted[: t + 1].sum())

@@ -80,17 +80,19 @@ def test_gains_say_how_far_a_rollout_is_towards_a_new_goal() -> None:
     """A learner by whom every step adds .15; a known goal is mostly a matter of its ways."""
     net = InstrumentalNet(learner_width(DIM), 4, 4).eval()
     with torch.no_grad():
-        net.gain[-1].weight.zero_()
-        net.gain[-1].bias.fill_(1.5)  # gains are told on a scale of ten
+        for reader, bias in ((net.gain, 2.0), (net.own_gain, 1.0)):  # gains are told on a scale of ten
+            reader[-1].weight.zero_()
+            reader[-1].bias.fill_(bias)
     learned = scorer_of([([0, 1, 2, 3], 1.0)] * 5, z_dim=4)
     learned.net, learned.graph.episodes = net, 200
     new = learned.score(rollout(0, 1, 1, 2, goal=STATES[9]))[0]
     assert new.running == pytest.approx([0.15, 0.3, 0.3, 0.45], abs=1e-3)  # a repeat adds nothing
     known = learned.score(rollout(0, 1, 1, 2))[0]
     gains = np.array([0.15, 0.3, 0.3, 0.45])
-    net.gain[-1].bias.data.fill_(0.0)
+    for reader in (net.gain, net.own_gain):
+        reader[-1].bias.data.fill_(0.0)
     ways = learned.score(rollout(0, 1, 1, 2))[0].running
-    assert known.running == pytest.approx(ways + 0.3 * gains)
+    assert known.running == pytest.approx(ways + 0.4 * gains)
     assert known.closing == pytest.approx(learned.score(rollout(0, 1, 1, 2))[0].closing)
 
 
@@ -171,6 +173,8 @@ def test_saturation_lets_successes_reach_one_but_not_failures() -> None:
     assert (won >= level).mean() >= 0.7
     assert (lost < level).all()
     assert saturation(totals, succeeded, np.full(20, 0.8)) > level  # nor successes without their last step
+    # Where nearly all lack nothing, a hundredth less is as good.
+    assert saturation(np.full(20, 0.99), np.ones(20, np.bool_), np.full(20, 0.4)) == 0.95
 
 
 # --- calibration ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -98,6 +99,39 @@ def test_the_nearest_goals_come_first_and_the_shortest_way_to_each() -> None:
     ways = Ways(scorer_of([([0, 1, 2, 3], 1.0), ([0, 3], 1.0)]).graph)
     assert [len(way.nodes) for way in ways.towards(GOAL)[0]] == [2, 4]
     assert ways.towards(STATES[0])[1].tolist() == pytest.approx([0.0, 0.0])
+
+
+@pytest.mark.parametrize("goal", [GOAL, STATES[0]])
+def test_one_goal_may_ask_for_more_than_64_things(goal: np.ndarray) -> None:
+    """Many short recipes and one long one have the goal in common; to a new goal the shortest must do."""
+    pairs = permutations([0, 4, 5, 6, 7, 8, 10, 11, 12], 2)
+    scorer = scorer_of([*((list(pair), 1.0) for pair in pairs), ([9, 1, 2, 3], 1.0)])
+    ways, likeness = scorer.ways.towards(goal)
+    known = bool(goal is GOAL)
+    assert len(ways) == (73 if known else 64) == len(likeness)
+    chosen = scorer.ways.promising(STATES[[9, 1, 2, 3]], ways, np.ones(len(ways)))
+    assert len(chosen) == 64
+    assert np.array_equal(chosen, np.unique(chosen))
+    assert (72 in chosen) == known
+    if known:
+        assert utility(scorer, 9, 1, 2, 3) > 0.9
+        assert scorer.score(rollout(9, 1, 2, 3))[0].way == ways[72].path
+
+
+def test_no_way_beyond_the_promising_ones_goes_further() -> None:
+    rng = np.random.default_rng(0)
+    routes = [(rng.permutation(10)[: rng.integers(3, 8)].tolist(), 1.0) for _ in range(120)]
+    scorer = scorer_of(routes)
+    ways = scorer.ways.towards(GOAL)[0]
+    for _ in range(20):
+        states = rng.permutation(10)[:6]
+        steps, seen, number = STATES[states], np.ones(6, np.bool_), np.arange(6)
+        chosen = scorer.ways.promising(steps, ways, np.ones(len(ways)))
+        one, all_ways = (
+            follow(steps, some, np.ones(len(some)), seen, number, None)
+            for some in ([ways[i] for i in chosen], ways)
+        )
+        assert one.strict[-1] == pytest.approx(all_ways.strict[-1])
 
 
 def test_who_arrives_is_forgiven_what_was_left_out_and_who_does_not_is_not() -> None:

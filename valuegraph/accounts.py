@@ -13,7 +13,7 @@ __all__ = ["CLOSING", "RUNNING", "Account", "Told", "Utility", "underway", "util
 
 Array = NDArray[np.float64]
 
-_RETRACED = 0.7  # share of the memory in how far a rollout is on its way to a known goal; the rest are gains
+_RETRACED = 0.6  # share of the memory in how far a rollout is on its way to a known goal; the rest are gains
 _DOUBTED, _THERE = 0.3, 0.6  # u at the end of a way, from one that means nothing to an arrival
 
 
@@ -83,7 +83,7 @@ def utility(
 
 
 def underway(told: Told, known: Array) -> Array:
-    """(T,) in [0, 1] how far a rollout is on its way: .7 U + .3 sum_(s <= t) r_s where the goal is known, the
+    """(T,) in [0, 1] how far a rollout is on its way: .6 U + .4 sum_(s <= t) r_s where the goal is known, the
     gains r alone where it is new; U alone without a learner."""
     way = utility(told, RUNNING, known).total
     if told.gains is None:

@@ -15,6 +15,7 @@ Array = NDArray[np.float64]
 
 SATURATION = 0.9
 """Utility of a full success where nothing was held out to learn it from."""
+_FULL = 0.95  # utility of a full success, at most: the hundredth part that one lacks of another is nothing
 _KEPT, _MOST = 0.95, 0.8  # share of g that most successes must keep, and how many are most
 _FEWEST = 5  # held-out successes that anything can be learned from
 _MOST_ECHO = 0.1  # margin of echoes where ends of successes allow it
@@ -99,7 +100,7 @@ def saturation(totals: Array, succeeded: NDArray[np.bool_], penultimate: Array) 
     if len(won) < _FEWEST:
         return SATURATION
     ceiling = float(np.quantile(short, 0.95)) if len(short) else 0.0
-    return float(np.clip(max(np.quantile(won, 0.2), ceiling), 0.3, 0.99))
+    return float(np.clip(max(np.quantile(won, 0.2), ceiling), 0.3, _FULL))
 
 
 def exclusive(alone: ArrayLike, all_alike: ArrayLike) -> bool:

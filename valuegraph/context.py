@@ -25,6 +25,7 @@ __all__ = [
     "learner_inputs",
     "learner_width",
     "misdirected",
+    "own_width",
     "repeated_steps",
 ]
 
@@ -205,14 +206,19 @@ def clause_progress(encoded: Encoded, counted: NDArray[np.bool_]) -> Floats:
 
 
 def learner_inputs(encoded: Encoded, counted: NDArray[np.bool_]) -> Floats:
-    """(N, 3 d + 7) what the learner reads: phi, goal, context, cosine of phi and goal, clause progress."""
+    """(N, 3 d + 7) what the learner reads: phi, goal, their cosine, then context and clause progress."""
     goals = encoded.goals[encoded.episode_of]
     cosine = np.sum(encoded.steps * goals, axis=1, keepdims=True)
     context = decayed_context(encoded, counted)
     progress = clause_progress(encoded, counted)
-    return np.concatenate([encoded.steps, goals, context, 5.0 * cosine, progress], axis=1)
+    return np.concatenate([encoded.steps, goals, 5.0 * cosine, context, progress], axis=1)
 
 
 def learner_width(dim: int) -> int:
     """Width of `learner_inputs` for embeddings of width d."""
-    return 3 * dim + 1 + _CLAUSE_FEATURES
+    return own_width(dim) + dim + _CLAUSE_FEATURES
+
+
+def own_width(dim: int) -> int:
+    """How many of them, the first, are of the step and its goal alone: phi, goal and their cosine."""
+    return 2 * dim + 1

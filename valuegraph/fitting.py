@@ -243,7 +243,7 @@ def _training_set(known: Prepared, part: NDArray[np.int64], config: FitConfig, m
     lengths = np.diff(encoded.starts).tolist()
     targets = [discounted_credit(y, n, config.gamma) for y, n in zip(outcomes, lengths, strict=True)]
     credit = np.concatenate(targets).astype(np.float32)
-    rows, numbers = _counted_rows(encoded, known.counted, part), part
+    rows, numbers, copied = _counted_rows(encoded, known.counted, part), part, 0
     if misled:
         rng = np.random.default_rng(config.seed)
         chosen = part[(outcomes[part] > 0.5) & (rng.random(len(part)) < misled)]
@@ -252,8 +252,8 @@ def _training_set(known: Prepared, part: NDArray[np.int64], config: FitConfig, m
         rows += [r + len(inputs) for r in _counted_rows(copies, kept, np.arange(len(sources)))]
         inputs = np.concatenate([inputs, learner_inputs(copies, kept)])
         credit = np.concatenate([credit, np.zeros(len(copies.steps), np.float32)])
-        numbers = np.concatenate([part, sources])
-    return TrainingSet(rows, inputs, credit, numbers, known.tasks[numbers])
+        numbers, copied = np.concatenate([part, sources]), len(sources)
+    return TrainingSet(rows, inputs, credit, numbers, known.tasks[numbers], copied)
 
 
 def _counted_rows(

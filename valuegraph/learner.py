@@ -41,10 +41,13 @@ class Batch(NamedTuple):
     """(B,) number of the episode."""
     task: Tensor
     """(B,) number of the task."""
+    genuine: Tensor
+    """(B,) bool, False for a copy of an episode that was after something else."""
 
 
 class TrainingSet(Dataset[tuple[Any, ...]]):
-    """Counted steps of episodes as (inputs (T, width), credit (T,), episode, task)."""
+    """Counted steps of episodes as (inputs (T, width), credit (T,), episode, task, genuine); the last
+    `copies` of them were after something else."""
 
     def __init__(
         self,
@@ -53,18 +56,20 @@ class TrainingSet(Dataset[tuple[Any, ...]]):
         credit: NDArray[np.float32],
         episode: NDArray,
         task: NDArray,
+        copies: int = 0,
     ) -> None:
         self._rows = [torch.from_numpy(r) for r in rows]
         self._inputs, self._credit = torch.from_numpy(inputs), torch.from_numpy(credit)
         self._numbers = [(int(e), int(t)) for e, t in zip(episode, task, strict=True)]
+        self._genuine = len(rows) - copies
         self.lengths = np.array([len(r) for r in rows])
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int, int]:
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int, int, bool]:
         rows = self._rows[i]
-        return self._inputs[rows], self._credit[rows], *self._numbers[i]
+        return self._inputs[rows], self._credit[rows], *self._numbers[i], i < self._genuine
 
 
 class _Buckets(Sampler[list[int]]):
@@ -86,9 +91,9 @@ class _Buckets(Sampler[list[int]]):
             yield batches[i]
 
 
-def _collate(items: list[tuple[Tensor, Tensor, int, int]]) -> Batch:
+def _collate(items: list[tuple[Tensor, Tensor, int, int, bool]]) -> Batch:
     pad = torch.nn.utils.rnn.pad_sequence
-    inputs, credit, episode, task = zip(*items, strict=True)
+    inputs, credit, episode, task, genuine = zip(*items, strict=True)
     lengths = torch.tensor([len(x) for x in credit])
     padded = pad(list(inputs), batch_first=True)
     return Batch(
@@ -97,6 +102,7 @@ def _collate(items: list[tuple[Tensor, Tensor, int, int]]) -> Batch:
         torch.arange(padded.shape[1])[None] < lengths[:, None],
         torch.tensor(episode),
         torch.tensor(task),
+        torch.tensor(genuine),
     )
 
 
@@ -142,10 +148,11 @@ class InstrumentalLearner(lightning.LightningModule):
         learning_rate: float = 2e-3,
         total_steps: int = 1000,
         seed: int = 0,
+        own: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.net = InstrumentalNet(inputs, hidden, z_dim)
+        self.net = InstrumentalNet(inputs, hidden, z_dim, own=own)
         self._coin = np.random.default_rng(seed)
         self._recent: deque[Sample] = deque(maxlen=_REPLAYED)
 
@@ -160,19 +167,25 @@ class InstrumentalLearner(lightning.LightningModule):
         group = group[:, None].expand(batch.mask.shape)[batch.mask]
         retrieval = retrieval_loss(reading.z[batch.mask], batch.credit[batch.mask], group)
         # A batch of long episodes alone would pull what is summed over an episode its way.
-        self._recent.append(sample_steps(batch.inputs, batch.credit, batch.mask))
+        self._recent.append(sample_steps(batch.inputs, batch.credit, batch.mask, batch.genuine))
         sample = Sample(*map(torch.cat, zip(*self._recent, strict=True)))
-        decomposition = decomposition_loss(self.net.gains(sample.inputs), sample)
-        loss = value_loss(reading, batch.credit, batch.mask) + retrieval + decomposition
+        loss = value_loss(reading, batch.credit, batch.mask) + retrieval + self._decomposition(sample)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.task))
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Log value loss and decomposition loss of one held-out batch, gains summed over all steps."""
-        reading, whole = self.net(batch.inputs), sample_steps(batch.inputs, batch.credit, batch.mask, None)
-        decomposition = decomposition_loss(self.net.gains(whole.inputs), whole)
-        loss = value_loss(reading, batch.credit, batch.mask) + decomposition
+        reading = self.net(batch.inputs)
+        whole = sample_steps(batch.inputs, batch.credit, batch.mask, batch.genuine, None)
+        loss = value_loss(reading, batch.credit, batch.mask) + self._decomposition(whole)
         self.log("validation_loss", loss, prog_bar=True, batch_size=int(batch.mask.sum()))
+
+    def _decomposition(self, sample: Sample) -> Tensor:
+        """Of both readers. Copies teach the one in context alone: to the other, who sees no more than a step
+        and its goal, they would say that no step which serves several goals adds anything."""
+        gains = self.net.gains(sample.inputs)
+        whole = decomposition_loss(gains.in_context, sample)
+        return whole + decomposition_loss(gains.own, sample, sample.genuine)
 
     def configure_optimizers(self) -> Any:
         """AdamW on a one-cycle schedule."""

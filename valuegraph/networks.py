@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 __all__ = [
+    "Gains",
     "InstrumentalNet",
     "Learned",
     "Reading",
@@ -47,6 +48,15 @@ class Reading(NamedTuple):
     """(B, T) value logit of the head that reads the step and its decayed context."""
 
 
+class Gains(NamedTuple):
+    """What steps add to the outcome, to either of two readers."""
+
+    in_context: Tensor
+    """Who knows what came before."""
+    own: Tensor
+    """Who reads the step and its goal alone."""
+
+
 class Learned(NamedTuple):
     """What the network says of each step of an episode."""
 
@@ -59,17 +69,26 @@ class Learned(NamedTuple):
 
 
 class InstrumentalNet(nn.Module):
-    """Three causal readers of the same inputs: a GRU over the prefix, a feed-forward one that also gives z,
-    and one that says what each step adds.
+    """Causal readers of the same inputs: a GRU over the prefix, a feed-forward one that also gives z, and two
+    that say what each step adds.
 
     The recurrent head credits steps of known goals best; the feed-forward one is steadier on goals it has
     never seen, and cannot be led astray by what happened long ago. Their mean is the value. Gains add up to
-    the outcome: each step is paid for itself, which holds best where the goal is new.
+    the outcome: each step is paid for itself, which holds best where the goal is new. One of their readers
+    knows what came before, the other reads the step and its goal alone, the first `own` inputs (all if
+    zero); the gain is their mean.
     """
 
-    def __init__(self, inputs: int, hidden: int = 192, z_dim: int = 128, dropout: float = 0.2) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int = 192,
+        z_dim: int = 128,
+        dropout: float = 0.2,
+        own: int = 0,
+    ) -> None:
         super().__init__()
-        self.inputs, self.hidden, self.z_dim = inputs, hidden, z_dim
+        self.inputs, self.hidden, self.z_dim, self.own = inputs, hidden, z_dim, own or inputs
         self.drop = nn.Dropout(dropout)
         self.recurrent_in = nn.Linear(inputs, hidden)
         self.gru = nn.GRU(hidden, hidden, batch_first=True)
@@ -79,14 +98,15 @@ class InstrumentalNet(nn.Module):
         )
         self.local_value = nn.Linear(hidden, 1)
         self.embed = nn.Linear(hidden, z_dim)
-        self.gain = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
+        self.gain, self.own_gain = (
+            nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1))
+            for width in (inputs, self.own)
         )
 
     @property
     def shape(self) -> dict[str, int]:
         """What rebuilds the network, beside its weights."""
-        return {"inputs": self.inputs, "hidden": self.hidden, "z_dim": self.z_dim}
+        return {"inputs": self.inputs, "hidden": self.hidden, "z_dim": self.z_dim, "own": self.own}
 
     def forward(self, inputs: Tensor) -> Reading:
         """(B, T, inputs) -> `Reading`; position t depends on positions up to t only."""
@@ -99,9 +119,11 @@ class InstrumentalNet(nn.Module):
             self.local_value(local).squeeze(-1),
         )
 
-    def gains(self, inputs: Tensor) -> Tensor:
-        """(..., inputs) -> (...) what each step adds to the outcome."""
-        return _GAIN_SCALE * self.gain(self.drop(inputs)).squeeze(-1)
+    def gains(self, inputs: Tensor) -> Gains:
+        """(..., inputs) -> what each step adds to the outcome, as either reader has it, (...) each."""
+        dropped = self.drop(inputs)
+        whole, own = self.gain(dropped), self.own_gain(dropped[..., : self.own])
+        return Gains(_GAIN_SCALE * whole.squeeze(-1), _GAIN_SCALE * own.squeeze(-1))
 
 
 def value_loss(reading: Reading, credit: Tensor, mask: Tensor) -> Tensor:
@@ -128,9 +150,13 @@ class Sample(NamedTuple):
     """(B, S) how many steps of its episode each stands for; 0 for padding."""
     outcome: Tensor
     """(B,) in [0, 1]."""
+    genuine: Tensor
+    """(B,) bool, False for a copy that was after something else."""
 
 
-def sample_steps(inputs: Tensor, credit: Tensor, mask: Tensor, most: int | None = SUBSET) -> Sample:
+def sample_steps(
+    inputs: Tensor, credit: Tensor, mask: Tensor, genuine: Tensor, most: int | None = SUBSET
+) -> Sample:
     """At most so many random steps of each episode of a padded batch (B, T); all if `most` is None."""
     length, size = mask.sum(1), most or mask.shape[1]
     order = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, -1.0)
@@ -141,19 +167,23 @@ def sample_steps(inputs: Tensor, credit: Tensor, mask: Tensor, most: int | None 
         inputs.gather(1, rows[:, :, None].expand(-1, -1, inputs.shape[2])),
         (length / inside.sum(1))[:, None] * inside,
         credit.gather(1, length[:, None] - 1).squeeze(1),
+        genuine,
     )
 
 
-def decomposition_loss(gain: Tensor, sample: Sample) -> Tensor:
+def decomposition_loss(gain: Tensor, sample: Sample, among: Tensor | None = None) -> Tensor:
     """Randomized return decomposition: gains r of the T steps of an episode add up to its outcome y,
 
       (y - T / |I| sum_(t in I) r_t)^2,  I a random subset of the steps,
 
-    averaged over episodes; gain (B, S) is of the steps in the sample. Ren et al. 2022, "Learning Long-Term
-    Reward Redistribution via Randomized Return Decomposition", https://arxiv.org/abs/2111.13485
+    averaged over the episodes `among` these, (B,) bool, all by default; gain (B, S) is of the steps in the
+    sample. Ren et al. 2022, "Learning Long-Term Reward Redistribution via Randomized Return Decomposition",
+    https://arxiv.org/abs/2111.13485
     """
     gained = (gain * sample.stands_for).masked_fill(sample.stands_for == 0.0, 0.0).sum(1)
-    return (sample.outcome - gained).square().mean()
+    missed = (sample.outcome - gained).square()
+    missed = missed if among is None else missed[among]
+    return missed.sum() / max(len(missed), 1)
 
 
 def retrieval_loss(z: Tensor, credit: Tensor, group: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -202,7 +232,8 @@ def read_steps(
     recurrent = opinions[torch.from_numpy(latest).to(device)]
     log_value = functional.logsigmoid(recurrent) + functional.logsigmoid(net.local_value(local).squeeze(-1))
     z = functional.normalize(net.embed(local), dim=-1)
-    return Learned(z.cpu().numpy(), (0.5 * log_value).exp().cpu().numpy(), net.gains(x).cpu().numpy())
+    gain = torch.stack(net.gains(x)).mean(0)
+    return Learned(z.cpu().numpy(), (0.5 * log_value).exp().cpu().numpy(), gain.cpu().numpy())
 
 
 def _prefixes(net: InstrumentalNet, read: Tensor, lengths: list[int]) -> Tensor:

@@ -272,6 +272,8 @@ class Scorer:
         if len(self.graph) > _SMALL:  # a small memory can afford to look at what counts for nothing
             told = np.flatnonzero((trust > 0.0) | (np.arange(len(ways)) == 0))  # the first: one must be named
             ways, trust = [ways[i] for i in told.tolist()], trust[told]
+        told = self.ways.promising(steps[evidence.counted], ways, trust)
+        ways, trust = [ways[i] for i in told.tolist()], trust[told]
         return follow(steps, ways, trust, evidence.counted, evidence.first, self.nearest(evidence))
 
     def nearest(self, evidence: Evidence) -> Array | None:

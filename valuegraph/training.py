@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from valuegraph.config import FitConfig
-from valuegraph.context import learner_width
+from valuegraph.context import learner_width, own_width
 from valuegraph.networks import InstrumentalNet
 
 __all__ = ["train_net"]
@@ -37,6 +37,7 @@ def train_net(dim: int, train: Any, held_out: Any, config: FitConfig, progress: 
             learning_rate=config.learning_rate,
             total_steps=epochs * data.batches,
             seed=config.seed,
+            own=own_width(dim),
         )
         best = ModelCheckpoint(dirpath=folder, monitor="validation_loss")
         stop = EarlyStopping("validation_loss", patience=config.patience)

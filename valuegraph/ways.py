@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from valuegraph.alignment import match_strength, ordered_alignment
 from valuegraph.context import REPEAT
 from valuegraph.graph import Floats, ValueGraph
-from valuegraph.utility import FLOOR, ramp
+from valuegraph.utility import FLOOR, KNOWN, ramp
 
 __all__ = ["Followed", "Way", "Ways", "contradiction", "follow", "landmark_cosines"]
 
 Array = NDArray[np.float64]
 
-_PATHS = 64
+_PATHS = 64  # that a rollout is aligned with
+_TO_GOAL = 256  # ways to the goal itself that these are chosen from: one goal may ask for many recipes
 _FLUKE, _SOUND = 0.3, 0.8  # value of a way's end, beside the best for its goal, from a fluke to a sound one
 _DOUBTFUL = 5.0  # failures more than which no contradiction adds
 _BEGUN, _MOST = 0.5, 0.8  # alignment from which on, and from which on fully, an end may be the end of a way
@@ -57,17 +58,33 @@ class Ways:
         return contradiction(self.graph.column("won"), self.graph.column("ended"))
 
     def towards(self, goal: Floats) -> tuple[list[Way], Array]:
-        """At most `_PATHS` ways to the remembered goals nearest to this one, and the similarity of each."""
+        """Ways to the remembered goals nearest to this one, and the similarity of each: at most 256 to goals
+        that are as good as this one, and of others what is missing to 64."""
         likeness = self.graph.goal_similarity(goal)
         ways: list[Way] = []
         similar: list[float] = []
         for row in self._known[np.argsort(-likeness[self._known], kind="stable")]:
-            if len(ways) >= _PATHS:
+            most = _TO_GOAL if likeness[row] > KNOWN else _PATHS
+            if len(ways) >= most:
                 break
-            known = self.to(int(row))[: _PATHS - len(ways)]
+            known = self.to(int(row))[: most - len(ways)]
             ways.extend(known)
             similar.extend([float(likeness[row])] * len(known))
         return ways, np.array(similar)
+
+    def promising(self, steps: Floats, ways: Sequence[Way], trust: Array) -> NDArray[np.int64]:
+        """Numbers, in their order, of the 64 ways on which these steps can have come furthest.
+
+        The bound trust sum_l w_l max_t m_tl, which no ordered alignment exceeds, takes one product of
+        the steps with the distinct landmarks of all ways.
+        """
+        if len(ways) <= _PATHS:
+            return np.arange(len(ways))
+        nodes, where = np.unique(np.concatenate([way.nodes for way in ways]), return_inverse=True)
+        met = match_strength((self.graph.step_embeddings(nodes) @ steps.T).max(axis=1, initial=-1.0))
+        owner = np.repeat(np.arange(len(ways)), [len(way.nodes) for way in ways])
+        bound = np.bincount(owner, np.concatenate([way.weights for way in ways]) * met[where]) * trust
+        return np.sort(np.argsort(-bound, kind="stable")[:_PATHS])
 
     def to(self, goal: int) -> list[Way]:
         """The remembered ways to one goal, shortest first."""
