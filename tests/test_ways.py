@@ -118,6 +118,13 @@ def test_one_goal_may_ask_for_more_than_64_things(goal: np.ndarray) -> None:
         assert scorer.score(rollout(9, 1, 2, 3))[0].way == ways[72].path
 
 
+def test_ways_that_are_not_trusted_are_not_followed() -> None:
+    scorer = scorer_of([([0, 1], 1.0), ([0, 1, 2], 1.0), ([0, 1, 2, 3], 1.0)])
+    ways = scorer.ways.towards(GOAL)[0]
+    assert scorer.ways.promising(STATES[:3], ways, np.array([0.0, 0.5, 1.0])).tolist() == [1, 2]
+    assert scorer.ways.promising(STATES[:3], ways, np.zeros(3)).tolist() == [0]  # one must be named
+
+
 def test_no_way_beyond_the_promising_ones_goes_further() -> None:
     rng = np.random.default_rng(0)
     routes = [(rng.permutation(10)[: rng.integers(3, 8)].tolist(), 1.0) for _ in range(120)]

@@ -269,12 +269,9 @@ class Scorer:
             none = np.zeros(len(steps))
             return Followed(none, none, none, none.astype(np.int64), -1)
         trust = ramp(likeness, 0.5, 0.9) * [way.sound for way in ways]
-        if len(self.graph) > _SMALL:  # a small memory can afford to look at what counts for nothing
-            told = np.flatnonzero((trust > 0.0) | (np.arange(len(ways)) == 0))  # the first: one must be named
-            ways, trust = [ways[i] for i in told.tolist()], trust[told]
         told = self.ways.promising(steps[evidence.counted], ways, trust)
-        ways, trust = [ways[i] for i in told.tolist()], trust[told]
-        return follow(steps, ways, trust, evidence.counted, evidence.first, self.nearest(evidence))
+        ways = [ways[i] for i in told.tolist()]
+        return follow(steps, ways, trust[told], evidence.counted, evidence.first, self.nearest(evidence))
 
     def nearest(self, evidence: Evidence) -> Array | None:
         """(T,) cosine to the memory that a landmark must be to be met; None where likeness is enough."""

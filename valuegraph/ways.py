@@ -73,18 +73,22 @@ class Ways:
         return ways, np.array(similar)
 
     def promising(self, steps: Floats, ways: Sequence[Way], trust: Array) -> NDArray[np.int64]:
-        """Numbers, in their order, of the 64 ways on which these steps can have come furthest.
+        """Numbers, in order, of the 64 trusted ways on which these steps can have come furthest; the first
+        if none is trusted, for one must be named.
 
         The bound trust sum_l w_l max_t m_tl, which no ordered alignment exceeds, takes one product of
         the steps with the distinct landmarks of all ways.
         """
-        if len(ways) <= _PATHS:
-            return np.arange(len(ways))
-        nodes, where = np.unique(np.concatenate([way.nodes for way in ways]), return_inverse=True)
+        trusted = np.flatnonzero(trust > 0.0)
+        if len(trusted) <= _PATHS:
+            return trusted if len(trusted) else np.zeros(1, np.int64)
+        some = [ways[i] for i in trusted.tolist()]
+        nodes, where = np.unique(np.concatenate([way.nodes for way in some]), return_inverse=True)
         met = match_strength((self.graph.step_embeddings(nodes) @ steps.T).max(axis=1, initial=-1.0))
-        owner = np.repeat(np.arange(len(ways)), [len(way.nodes) for way in ways])
-        bound = np.bincount(owner, np.concatenate([way.weights for way in ways]) * met[where]) * trust
-        return np.sort(np.argsort(-bound, kind="stable")[:_PATHS])
+        owner = np.repeat(np.arange(len(some)), [len(way.nodes) for way in some])
+        weights = np.concatenate([way.weights for way in some])
+        bound = np.bincount(owner, weights * met[where]) * trust[trusted]
+        return trusted[np.sort(np.argsort(-bound, kind="stable")[:_PATHS])]
 
     def to(self, goal: int) -> list[Way]:
         """The remembered ways to one goal, shortest first."""
