@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from valuegraph.calibration import Calibration, calibrate, saturation
+from valuegraph.calibration import Calibration, calibrate, memory_share, saturation
 from valuegraph.config import FitConfig
 from valuegraph.context import Encoded, learner_width
 from valuegraph.credit import discounted_credit
@@ -92,7 +92,7 @@ def test_gains_say_how_far_a_rollout_is_towards_a_new_goal() -> None:
     for reader in (net.gain, net.own_gain):
         reader[-1].bias.data.fill_(0.0)
     ways = learned.score(rollout(0, 1, 1, 2))[0].running
-    assert known.running == pytest.approx(ways + 0.4 * gains)
+    assert known.running == pytest.approx(ways + 0.3 * gains)
     assert known.closing == pytest.approx(learned.score(rollout(0, 1, 1, 2))[0].closing)
 
 
@@ -175,6 +175,31 @@ def test_saturation_lets_successes_reach_one_but_not_failures() -> None:
     assert saturation(totals, succeeded, np.full(20, 0.8)) > level  # nor successes without their last step
     # Where nearly all lack nothing, a hundredth less is as good.
     assert saturation(np.full(20, 0.99), np.ones(20, np.bool_), np.full(20, 0.4)) == 0.95
+
+
+def test_the_account_that_rises_more_steadily_leads() -> None:
+    steady, late = np.linspace(0.0, 1.0, 9), np.array([0.0] * 8 + [1.0])
+    nearly = steady.copy()
+    nearly[4] = 0.55  # hardly less steady: no reason to go by the other
+    assert memory_share([late] * 5, [steady] * 5) == 0.4
+    assert memory_share([nearly] * 5, [steady] * 5) == 0.85
+    assert memory_share([steady] * 5, [late] * 5) == 0.85
+    assert memory_share([np.ones(6)] * 5, [steady[:6]] * 5) == 0.4  # what never changes says nothing
+    # Four successes are too few, and so are any number that are over at once.
+    assert memory_share([late] * 4, [steady] * 4) == Calibration().memory_share
+    assert memory_share([late[-3:]] * 9, [steady[:3]] * 9) == Calibration().memory_share
+
+
+def test_what_leads_on_the_way_changes_no_total() -> None:
+    net = InstrumentalNet(learner_width(DIM), 4, 4).eval()
+    scorer = scorer_of([([0, 1, 2, 3], 1.0)] * 5, z_dim=4)
+    scorer.net = net
+    told = []
+    for share in (0.4, 0.85):
+        scorer.calibration = Calibration(support_floor=0.3, saturation=0.8, memory_share=share)
+        told.append(scorer.score(rollout(0, 1, 2))[0])
+    assert np.array_equal(told[0].closing, told[1].closing)
+    assert not np.allclose(told[0].running, told[1].running)
 
 
 # --- calibration ---

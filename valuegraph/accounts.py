@@ -13,7 +13,6 @@ __all__ = ["CLOSING", "RUNNING", "Account", "Told", "Utility", "underway", "util
 
 Array = NDArray[np.float64]
 
-_RETRACED = 0.6  # share of the memory in how far a rollout is on its way to a known goal; the rest are gains
 _DOUBTED, _THERE = 0.3, 0.6  # u at the end of a way, from one that means nothing to an arrival
 
 
@@ -82,11 +81,11 @@ def utility(
     return Utility(np.clip(total / full, 0.0, 1.0) ** missing * told.alive, terminal, instrumental)
 
 
-def underway(told: Told, known: Array) -> Array:
-    """(T,) in [0, 1] how far a rollout is on its way: .6 U + .4 sum_(s <= t) r_s where the goal is known, the
-    gains r alone where it is new; U alone without a learner."""
+def underway(told: Told, known: Array, share: float) -> Array:
+    """(T,) in [0, 1] how far a rollout is on its way: where the goal is known, that share of U, and of gains
+    sum_(s <= t) r_s the rest; gains alone where it is new; U alone without a learner."""
     way = utility(told, RUNNING, known).total
     if told.gains is None:
         return way
     gains = told.gains * told.hint ** (1.0 - known) * told.alive
-    return gains + _RETRACED * known * (way - gains)
+    return gains + share * known * (way - gains)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,14 +10,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from valuegraph.context import Encoded
 
-__all__ = ["SATURATION", "Calibration", "calibrate", "exclusive", "saturation"]
+__all__ = [
+    "BY_GAINS",
+    "BY_MEMORY",
+    "SATURATION",
+    "Calibration",
+    "calibrate",
+    "exclusive",
+    "memory_share",
+    "saturation",
+]
 
 Array = NDArray[np.float64]
 
 SATURATION = 0.9
 """Utility of a full success where nothing was held out to learn it from."""
+BY_MEMORY, BY_GAINS = 0.85, 0.4
+"""Shares of the memory in how far a rollout is on its way: where it leads, and where gains do."""
 _FULL = 0.95  # utility of a full success, at most: the hundredth part that one lacks of another is nothing
 _KEPT, _MOST = 0.95, 0.8  # share of g that most successes must keep, and how many are most
+_STEADIER, _LONG = 0.01, 4  # correlation with time that is more, and steps that one can be told from
 _FEWEST = 5  # held-out successes that anything can be learned from
 _MOST_ECHO = 0.1  # margin of echoes where ends of successes allow it
 _SAMPLED = 256  # tasks or episodes that decide the floor of support
@@ -39,6 +52,8 @@ class Calibration:
     """Utility from which a rollout for a known goal is a full success."""
     exclusive: bool = True
     """Whether a step that is nearer to another memory is no landmark."""
+    memory_share: float = 0.7
+    """Of the memory in how far a rollout is on its way to a known goal; the rest are gains."""
 
     def goal_match(self, cosine: NDArray) -> Array:
         """tau in (0, 1]: goal cosine on the scale of the fit episodes."""
@@ -118,3 +133,38 @@ def exclusive(alone: ArrayLike, all_alike: ArrayLike) -> bool:
     """
     strict, loose = np.asarray(alone, np.float64), np.asarray(all_alike, np.float64)
     return len(strict) < _FEWEST or bool(np.mean(strict >= _KEPT * loose) >= _MOST)
+
+
+def memory_share(by_memory: Sequence[Array], by_gains: Sequence[Array]) -> float:
+    """The share of the memory in how far a rollout is on its way to a known goal.
+
+    Progress takes time, so the better account of it rises more steadily along held-out successes. That is the
+    memory's, unless with gains in the lead the correlation of U_t with t is higher, by .01 on average.
+
+    Args:
+      by_memory: U_t of each held-out success, (T_i,), where the memory leads.
+      by_gains: the same where gains do.
+
+    >>> steady, late = np.linspace(0, 1, 9), np.eye(9)[-1]
+    >>> memory_share([steady] * 5, [late] * 5), memory_share([late] * 5, [steady] * 5)
+    (0.85, 0.4)
+    """
+    both = [
+        steadiness(gains) - steadiness(memory)
+        for memory, gains in zip(by_memory, by_gains, strict=True)
+        if len(memory) >= _LONG
+    ]
+    if len(both) < _FEWEST:
+        return Calibration().memory_share
+    return BY_GAINS if np.mean(both) > _STEADIER else BY_MEMORY
+
+
+def steadiness(potential: Array) -> float:
+    """Correlation of U_t with t; zero where U never changes.
+
+    >>> steadiness(np.array([0.0, 0.2, 0.4])), steadiness(np.ones(3))
+    (1.0, 0.0)
+    """
+    if np.ptp(potential) == 0.0:
+        return 0.0
+    return float(np.corrcoef(np.arange(len(potential)), potential)[0, 1])

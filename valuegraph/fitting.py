@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from valuegraph.calibration import Calibration, calibrate, exclusive, saturation
+from valuegraph.calibration import (
+    BY_GAINS,
+    BY_MEMORY,
+    Calibration,
+    calibrate,
+    exclusive,
+    memory_share,
+    saturation,
+)
 from valuegraph.config import FitConfig
 from valuegraph.context import (
     Encoded,
@@ -111,17 +119,26 @@ def _remember(
 def _calibrated(scorer: Scorer, known: Prepared, held_out: NDArray[np.int64]) -> Calibration:
     """The scale of scores, from episodes that are not in the memory yet."""
 
-    def scored(choice: bool) -> list[RolloutScore]:
-        scorer.calibration = replace(calibration, exclusive=choice, saturation=1.0)
+    def scored(choice: bool, share: float = BY_MEMORY) -> list[RolloutScore]:
+        scorer.calibration = replace(calibration, exclusive=choice, saturation=1.0, memory_share=share)
         return [scorer.score_one(known.encoded, b) for b in held_out.tolist()]
 
     calibration, won = scorer.calibration, known.outcomes[held_out] > 0.5
     alone, alike = scored(True), scored(False)
     choice = exclusive(*(np.array([s.instrumental[-1] for s in scores])[won] for scores in (alone, alike)))
     held = alone if choice else alike
+    ways, gains = (
+        [s.running for s, ok in zip(some, won, strict=True) if ok]
+        for some in (held, scored(choice, BY_GAINS))
+    )
     totals = np.array([score.closing[-1] for score in held])
     short = [s.closing[-2] for s, ok in zip(held, won, strict=True) if ok and len(s.closing) > 1]
-    return replace(calibration, exclusive=choice, saturation=saturation(totals, won, np.array(short)))
+    return replace(
+        calibration,
+        exclusive=choice,
+        saturation=saturation(totals, won, np.array(short)),
+        memory_share=memory_share(ways, gains),
+    )
 
 
 def countable(encoded: Encoded) -> NDArray[np.bool_]:
