@@ -27,7 +27,7 @@ SATURATION = 0.9
 """Utility of a full success where nothing was held out to learn it from."""
 BY_MEMORY, BY_GAINS = 0.85, 0.4
 """Shares of the memory in how far a rollout is on its way: where it leads, and where gains do."""
-_FULL = 0.95  # utility of a full success, at most: the hundredth part that one lacks of another is nothing
+_FULL = 0.95  # utility of a full success, at most: a twentieth less than all there is is as good
 _KEPT, _MOST = 0.95, 0.8  # share of g that most successes must keep, and how many are most
 _STEADIER, _LONG = 0.01, 4  # correlation with time that is more, and steps that one can be told from
 _FEWEST = 5  # held-out successes that anything can be learned from
