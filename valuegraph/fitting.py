@@ -119,25 +119,23 @@ def _remember(
 def _calibrated(scorer: Scorer, known: Prepared, held_out: NDArray[np.int64]) -> Calibration:
     """The scale of scores, from episodes that are not in the memory yet."""
 
-    def scored(choice: bool, share: float = BY_MEMORY) -> list[RolloutScore]:
+    def scored(episodes: NDArray[np.int64], choice: bool, share: float = BY_MEMORY) -> list[RolloutScore]:
         scorer.calibration = replace(calibration, exclusive=choice, saturation=1.0, memory_share=share)
-        return [scorer.score_one(known.encoded, b) for b in held_out.tolist()]
+        return [scorer.score_one(known.encoded, b) for b in episodes.tolist()]
 
     calibration, won = scorer.calibration, known.outcomes[held_out] > 0.5
-    alone, alike = scored(True), scored(False)
+    alone, alike = scored(held_out, True), scored(held_out, False)
     choice = exclusive(*(np.array([s.instrumental[-1] for s in scores])[won] for scores in (alone, alike)))
     held = alone if choice else alike
-    ways, gains = (
-        [s.running for s, ok in zip(some, won, strict=True) if ok]
-        for some in (held, scored(choice, BY_GAINS))
-    )
     totals = np.array([score.closing[-1] for score in held])
-    short = [s.closing[-2] for s, ok in zip(held, won, strict=True) if ok and len(s.closing) > 1]
+    succeeded = [score for score, ok in zip(held, won, strict=True) if ok]
+    short = [s.closing[-2] for s in succeeded if len(s.closing) > 1]
+    by_gains = [s.running for s in scored(held_out[won], choice, BY_GAINS)]
     return replace(
         calibration,
         exclusive=choice,
         saturation=saturation(totals, won, np.array(short)),
-        memory_share=memory_share(ways, gains),
+        memory_share=memory_share([s.running for s in succeeded], by_gains),
     )
 
 
@@ -260,7 +258,7 @@ def _training_set(known: Prepared, part: NDArray[np.int64], config: FitConfig, m
     lengths = np.diff(encoded.starts).tolist()
     targets = [discounted_credit(y, n, config.gamma) for y, n in zip(outcomes, lengths, strict=True)]
     credit = np.concatenate(targets).astype(np.float32)
-    rows, numbers, copied = _counted_rows(encoded, known.counted, part), part, 0
+    rows, numbers = _counted_rows(encoded, known.counted, part), part
     if misled:
         rng = np.random.default_rng(config.seed)
         chosen = part[(outcomes[part] > 0.5) & (rng.random(len(part)) < misled)]
@@ -269,8 +267,8 @@ def _training_set(known: Prepared, part: NDArray[np.int64], config: FitConfig, m
         rows += [r + len(inputs) for r in _counted_rows(copies, kept, np.arange(len(sources)))]
         inputs = np.concatenate([inputs, learner_inputs(copies, kept)])
         credit = np.concatenate([credit, np.zeros(len(copies.steps), np.float32)])
-        numbers, copied = np.concatenate([part, sources]), len(sources)
-    return TrainingSet(rows, inputs, credit, numbers, known.tasks[numbers], copied)
+        numbers = np.concatenate([part, sources])
+    return TrainingSet(rows, inputs, credit, numbers, known.tasks[numbers], copies=len(rows) - len(part))
 
 
 def _counted_rows(
