@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import valuegraph as vg
+from benchmarks.environments import SPLITS
 from benchmarks.environments.crafter_text import includes
 from benchmarks.hacks import Hack, Truth, build_hacks, read_with_truth
 from benchmarks.intervals import attacks, by_task, with_intervals
@@ -34,6 +35,7 @@ PARTS = ("table", "noise", "curves", "ablations")
 SIZES = (10, 30, 100, 300, 1000)
 ON_CURVES = ("ours", "goal cosine, last", "episodic control (NEC)", "RUDDER", "step-reward network, last")
 FLIPPED = 0.25
+_FLIPS = 1  # stream of random numbers
 MANY = 20
 """Episodes of a task from which 30 % of them are enough to score; half where there are fewer."""
 
@@ -75,8 +77,12 @@ def achieved(environment: str, done: str, asked: str) -> bool:
 
 
 def flipped(episodes: Sequence[Episode], share: float, seed: int = 0) -> list[Episode]:
-    """The same episodes, the outcomes of a random share of them turned round: y -> 1 - y."""
-    wrong = np.random.default_rng(seed).permutation(len(episodes))[: round(share * len(episodes))]
+    """The same episodes, the outcomes of a random share of them turned round: y -> 1 - y.
+
+    Drawn from a stream of its own: a fit that shuffles as many episodes by the same seed would hold out those
+    that were turned round, and no others.
+    """
+    wrong = np.random.default_rng((seed, _FLIPS)).permutation(len(episodes))[: round(share * len(episodes))]
     out = list(episodes)
     for i in wrong:
         out[i] = replace(out[i], outcome=1.0 - float(out[i].outcome or 0.0))
@@ -185,7 +191,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="results, JSON; an existing file is added to")
     parser.add_argument("--environments", nargs="+", default=list(ENVIRONMENTS), choices=ENVIRONMENTS)
     parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), choices=PROTOCOLS)
-    parser.add_argument("--held-out", default="test", choices=("dev", "test"))
+    parser.add_argument("--held-out", default="test", choices=SPLITS[1:])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--cache", type=Path, help="folder where embeddings are kept")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)

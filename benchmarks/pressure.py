@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.overoptimise.report import at_the_end
 from benchmarks.report import TITLES, markdown, number, section
 
 BEGIN, END = "<!-- pressure:begin -->", "<!-- pressure:end -->"
@@ -59,8 +60,10 @@ def overoptimise(document: Result) -> str:
         for name, c in document["courses"].items()
     ]
     heads = ["trained on", "gold: start / peak / end", "hacked", "claims", "first alarm (of updates)"]
+    ends = [f"{name} {number(at_the_end(courses)[1])}" for name, courses in document["repeated"].items()]
+    many = f"Gold at the end, mean of {len(document['seeds'])} seeds: {', '.join(ends)}."
     picture = "![Gold, hacks and claims of policies against how far they went from their start.]"
-    return f"{text}\n\n{markdown(heads, body)}\n\n{picture}(docs/results/overoptimise.svg)"
+    return f"{text}\n\n{markdown(heads, body)}\n\n{many}\n\n{picture}(docs/results/overoptimise.svg)"
 
 
 def summary(folder: Path) -> str:

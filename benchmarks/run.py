@@ -123,11 +123,11 @@ def main() -> int:
     size.add_argument("--fast", action="store_true", help="a smoke version")
     parser.add_argument("--only", nargs="+", help="names of benchmarks")
     args = parser.parse_args()
-    from benchmarks.environments import SPLITS, ensure
+    from benchmarks.environments import ensure
     from valuegraph.faiss_gpu import gpu_available
 
     for name in ["minigrid"] if args.fast else ENVIRONMENTS:
-        for split in ("train", "dev") if args.fast else SPLITS:
+        for split in ("train", "dev") if args.fast else ("train", "dev", "test"):
             ensure(name, split, DATA)
     store = store_folder(args.fast)
     (store / "report").mkdir(parents=True, exist_ok=True)

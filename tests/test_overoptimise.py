@@ -120,9 +120,11 @@ def test_the_course_of_a_collapse():
 def test_everything_runs_in_one_game(live, text_encoder, tmp_path):
     from benchmarks.overoptimise import __main__ as main
 
-    result = main.run([live], text_encoder, updates=1, each=2, epochs=1, pool=4)
+    result = main.run([live], text_encoder, updates=1, each=2, seeds=(0, 1), epochs=1, pool=4)
     assert {len(points) for points in result["curves"].values()} == {2}
     assert "ours, total" in table(result)
+    assert [len(courses) for courses in result["repeated"].values()] == [2, 2, 2]
+    assert result["repeated"]["ours, total"][0] == result["courses"]["ours, total"]
     assert json.loads(json.dumps(result, allow_nan=False))["games"] == [live.task]
     picture(result, tmp_path / "picture.svg")
     assert (tmp_path / "picture.svg").stat().st_size > 1000

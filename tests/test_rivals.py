@@ -21,7 +21,8 @@ from benchmarks.rivals.networks import (
     completions,
 )
 from benchmarks.rivals.similarity import GoalBaseline, GoalCosineLast, GoalCosineMax
-from valuegraph import Episode, Step
+from valuegraph import Episode, FitConfig, Step
+from valuegraph.fitting import split
 
 
 class OneHot:
@@ -244,6 +245,12 @@ def test_flipped_turns_round_the_share_that_was_asked_for():
     changed = [a.outcome != b.outcome for a, b in zip(episodes, flipped(episodes, 0.25), strict=True)]
     assert sum(changed) == 10
     assert flipped(episodes, 0.0) == episodes
+
+
+def test_what_is_turned_round_is_not_what_a_fit_holds_out():
+    wrong = flipped(episodes := [episode(str(i), "a", float(i % 2)) for i in range(400)], 0.25)
+    held = split(400, FitConfig())[1]
+    assert 0 < sum(wrong[i].outcome != episodes[i].outcome for i in held) < len(held) / 2
 
 
 # ---------------------------------------------------------------------- report

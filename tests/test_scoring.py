@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from valuegraph.accounts import CLOSING, Told
+from valuegraph.accounts import utility as account
 from valuegraph.calibration import Calibration, calibrate, memory_share, saturation
 from valuegraph.config import FitConfig
 from valuegraph.context import Encoded, learner_width
@@ -18,7 +20,7 @@ from valuegraph.credit import discounted_credit
 from valuegraph.graph import Memory, ValueGraph, Visit
 from valuegraph.networks import InstrumentalNet
 from valuegraph.scoring import Scorer, Scores, collect
-from valuegraph.utility import alive, carried, hold
+from valuegraph.utility import alive, carried, gathered, hold
 
 DIM = 16
 STATES = np.eye(DIM, dtype=np.float32)
@@ -181,10 +183,14 @@ def test_the_account_that_rises_more_steadily_leads() -> None:
     steady, late = np.linspace(0.0, 1.0, 9), np.array([0.0] * 8 + [1.0])
     nearly = steady.copy()
     nearly[4] = 0.55  # hardly less steady: no reason to go by the other
-    assert memory_share([late] * 5, [steady] * 5) == 0.4
-    assert memory_share([nearly] * 5, [steady] * 5) == 0.85
-    assert memory_share([steady] * 5, [late] * 5) == 0.85
-    assert memory_share([np.ones(6)] * 5, [steady[:6]] * 5) == 0.4  # what never changes says nothing
+    assert memory_share([late] * 5, [steady] * 5) == pytest.approx(0.4)
+    assert memory_share([nearly] * 5, [steady] * 5) == pytest.approx(0.85, abs=0.01)
+    assert memory_share([steady] * 5, [late] * 5) == pytest.approx(0.85)
+    assert memory_share([np.ones(6)] * 5, [steady[:6]] * 5) == pytest.approx(0.4)  # no change says nothing
+    # Where successes disagree neither leads, unless there are many of them.
+    few, many = (memory_share([late, steady, late] * n, [steady, late, steady] * n) for n in (2, 40))
+    assert 0.4 < few < 0.6
+    assert many == pytest.approx(0.4, abs=0.001)
     # Four successes are too few, and so are any number that are over at once.
     assert memory_share([late] * 4, [steady] * 4) == Calibration().memory_share
     assert memory_share([late[-3:]] * 9, [steady[:3]] * 9) == Calibration().memory_share
@@ -200,6 +206,41 @@ def test_what_leads_on_the_way_changes_no_total() -> None:
         told.append(scorer.score(rollout(0, 1, 2))[0])
     assert np.array_equal(told[0].closing, told[1].closing)
     assert not np.allclose(told[0].running, told[1].running)
+
+
+@given(
+    arrays(np.float64, 12, elements=st.floats(-1.0, 1.0)),
+    arrays(np.bool_, 12),
+    arrays(np.int64, 12, elements=st.integers(0, 11)),
+)
+def test_what_does_not_count_gains_nothing(gain: np.ndarray, counted: np.ndarray, said: np.ndarray) -> None:
+    first = np.array([np.flatnonzero(said == word)[0] for word in said])
+    counted &= first == np.arange(12)
+    gathered_so_far = gathered(gain, counted, first)
+    assert (gathered_so_far >= 0.0).all()
+    assert (gathered_so_far <= 1.0).all()
+    before = np.maximum.accumulate(np.concatenate([[0.0], gathered_so_far[:-1]]))
+    repeats = ~counted & (first < np.arange(12))
+    assert (gathered_so_far <= before)[repeats].all()  # who returns wins back what he had, no more
+    others = ~counted & ~repeats
+    assert (gathered_so_far <= np.concatenate([[0.0], gathered_so_far[:-1]]))[others].all()
+
+
+def test_gains_that_all_count_are_summed_up_between_none_and_all() -> None:
+    gain, all_count, first = np.array([-0.5, 0.25, 0.5, 0.5, -0.25]), np.ones(5, np.bool_), np.arange(5)
+    assert gathered(gain, all_count, first).tolist() == [0.0, 0.25, 0.75, 1.0, 0.75]
+    assert gathered(gain[1:3], all_count[:2], first[:2]).tolist() == np.cumsum(gain[1:3]).tolist()
+
+
+def test_who_has_surely_arrived_has_all() -> None:
+    """What else differs from remembered successes is forgiven, and who is elsewhere is not."""
+    told = Told(None, None, *(np.array([x]) for x in (0.63, 1.0, 0.9, 0.9, 1.0, 1.0)))
+    trust, full = np.ones(1), np.array([0.95])
+    there, surely, perhaps, away = (
+        float(account(told, CLOSING, trust, full, np.array([x])).total[0]) for x in (1.0, 0.85, 0.5, 0.0)
+    )
+    assert there == surely == 1.0
+    assert away < perhaps < 1.0
 
 
 # --- calibration ---

@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from valuegraph.utility import combine, geometric_blend, ramp
+from valuegraph.utility import combine, geometric_blend, hold, ramp
 
 __all__ = ["CLOSING", "RUNNING", "Account", "Told", "Utility", "underway", "utility"]
 
 Array = NDArray[np.float64]
 
+_SURELY = 0.8  # how surely it is the end of a way that is taken for sure
 _DOUBTED, _THERE = 0.3, 0.6  # u at the end of a way, from one that means nothing to an arrival
 
 
@@ -63,7 +64,11 @@ class Utility(NamedTuple):
 
 
 def utility(
-    told: Told, account: Account, trust: Array, full: Array | float = 1.0, at_end: Array | float = 0.0
+    told: Told,
+    account: Account,
+    trust: Array,
+    full: Array | float = 1.0,
+    at_end: Array | float = 0.0,
 ) -> Utility:
     """The soft AND of u and g, for a goal that is known as surely as `trust` says, (T,) in [0, 1].
 
@@ -77,14 +82,16 @@ def utility(
     instrumental = trust * told.strict + (1.0 - trust) * told.loose
     weight = account.way * trust + account.doubted * (1.0 - trust)
     total = combine(terminal, instrumental, weight) * told.hint ** (1.0 - trust)
-    missing = 1.0 - at_end * ramp(terminal, _DOUBTED, _THERE)
+    missing = 1.0 - ramp(at_end, 0.0, _SURELY) * ramp(terminal, _DOUBTED, _THERE)
     return Utility(np.clip(total / full, 0.0, 1.0) ** missing * told.alive, terminal, instrumental)
 
 
-def underway(told: Told, known: Array, share: float) -> Array:
-    """(T,) in [0, 1] how far a rollout is on its way: where the goal is known, that share of U, and of gains
-    sum_(s <= t) r_s the rest; gains alone where it is new; U alone without a learner."""
-    way = utility(told, RUNNING, known).total
+def underway(
+    told: Told, known: Array, share: float, counted: NDArray[np.bool_], first: NDArray[np.int64]
+) -> Array:
+    """(T,) in [0, 1] how far a rollout is on its way: where the goal is known, that share of U, held, and of
+    what its steps gained the rest; what they gained alone where it is new; U alone without a learner."""
+    way = hold(utility(told, RUNNING, known).total, counted, first)
     if told.gains is None:
         return way
     gains = told.gains * told.hint ** (1.0 - known) * told.alive

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +31,7 @@ BY_MEMORY, BY_GAINS = 0.85, 0.4
 _FULL = 0.95  # utility of a full success, at most: a twentieth less than all there is is as good
 _KEPT, _MOST = 0.95, 0.8  # share of g that most successes must keep, and how many are most
 _STEADIER, _LONG = 0.01, 4  # correlation with time that is more, and steps that one can be told from
+_LEAST_ERROR = 1e-3  # of a mean of such correlations
 _FEWEST = 5  # held-out successes that anything can be learned from
 _MOST_ECHO = 0.1  # margin of echoes where ends of successes allow it
 _SAMPLED = 256  # tasks or episodes that decide the floor of support
@@ -139,15 +141,19 @@ def memory_share(by_memory: Sequence[Array], by_gains: Sequence[Array]) -> float
     """The share of the memory in how far a rollout is on its way to a known goal.
 
     Progress takes time, so the better account of it rises more steadily along held-out successes. That is the
-    memory's, unless with gains in the lead the correlation of U_t with t is higher, by .01 on average.
+    memory's, unless with gains in the lead the correlation of U_t with t is higher, by .01 on average:
+
+      share = .85 - .45 Phi((mean(d) - .01) / se(d)),  d_i = corr(t, U_t by gains) - corr(t, U_t by memory),
+
+    so where few successes were held out, or wrong ones, neither leads.
 
     Args:
       by_memory: U_t of each held-out success, (T_i,), where the memory leads.
       by_gains: the same where gains do.
 
     >>> steady, late = np.linspace(0, 1, 9), np.eye(9)[-1]
-    >>> memory_share([steady] * 5, [late] * 5), memory_share([late] * 5, [steady] * 5)
-    (0.85, 0.4)
+    >>> [round(memory_share(*pair), 2) for pair in ([[steady] * 5, [late] * 5], [[late] * 5, [steady] * 5])]
+    [0.85, 0.4]
     """
     both = [
         steadiness(gains) - steadiness(memory)
@@ -156,7 +162,8 @@ def memory_share(by_memory: Sequence[Array], by_gains: Sequence[Array]) -> float
     ]
     if len(both) < _FEWEST:
         return Calibration().memory_share
-    return BY_GAINS if np.mean(both) > _STEADIER else BY_MEMORY
+    error = max(float(np.std(both, ddof=1)) / len(both) ** 0.5, _LEAST_ERROR)
+    return BY_MEMORY + (BY_GAINS - BY_MEMORY) * NormalDist().cdf((float(np.mean(both)) - _STEADIER) / error)
 
 
 def steadiness(potential: Array) -> float:

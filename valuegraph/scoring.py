@@ -192,7 +192,7 @@ class Scorer:
         value = None if learned is None else learned.value
         told = Told(
             value=value,
-            gains=None if learned is None else gathered(learned.gain, counted),
+            gains=None if learned is None else gathered(learned.gain, counted, first),
             remembered=remembered,
             held=held,
             strict=aligned.strict,
@@ -202,7 +202,7 @@ class Scorer:
         )
         # On the way, the goal alone says how far the memory is to be trusted. With the last step that counts
         # the account is closed: the memory must cover what was done, and as well as a success is in full.
-        running = hold(underway(told, known, self.calibration.memory_share), counted, first)
+        running = underway(told, known, self.calibration.memory_share, counted, first)
         full = covered * self.calibration.saturation + (1.0 - covered) * SATURATION
         if value is not None:
             full = full / kept(value, counted)

@@ -110,13 +110,25 @@ def alive(dead_end: Array, value: NDArray | None) -> Array:
     return 1.0 - np.maximum.accumulate(dead)
 
 
-def gathered(gain: NDArray, counted: NDArray[np.bool_]) -> Array:
-    """(T,) what the steps that count have gained by step t, in [0, 1]: min(1, max(0, sum_(s <= t) r_s)).
+def gathered(gain: NDArray, counted: NDArray[np.bool_], first: NDArray[np.int64]) -> Array:
+    """(T,) how far a rollout has come by what its steps gained: U_t = min(1, max(0, U_(t-1) + r_t)).
 
-    >>> gathered(np.array([0.25, 0.5, 0.5, -0.5]), np.array([True, False, True, True]))
-    array([0.25, 0.25, 0.75, 0.25])
+    U_(-1) = 0. A step that does not count may lower it, not raise it; one that repeats another (`first`,
+    the number of the first step that says the same) may win back what was had: who returns has lost nothing.
+
+    >>> first, counted = np.array([0, 1, 0, 3]), np.array([True, True, False, True])
+    >>> gathered(np.array([0.625, -0.5, 0.75, 0.25]), counted, first)
+    array([0.625, 0.125, 0.625, 0.875])
     """
-    return np.clip(np.cumsum(np.where(counted, np.asarray(gain, np.float64), 0.0)), 0.0, 1.0)
+    out = np.empty(len(gain))
+    now = most = 0.0
+    steps = zip(np.asarray(gain, np.float64).tolist(), counted.tolist(), first.tolist(), strict=True)
+    for t, (gained, counts, earlier) in enumerate(steps):
+        allowed = 1.0 if counts else most if earlier < t else now
+        now = max(0.0, min(now + gained, allowed))
+        most = max(most, now)
+        out[t] = now
+    return out
 
 
 def geometric_blend(value: NDArray, remembered: Array, share: Array) -> Array:

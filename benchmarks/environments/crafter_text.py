@@ -341,7 +341,7 @@ NEEDS = {
 }
 """What each achievement cannot be had without."""
 PLAYERS = roster(expert=1, noisy=8, truncated=2, diverted=2, random=2)
-WORLDS = {"train": (1, 2, 3), "dev": (4,), "test": (6,)}
+WORLDS = {"train": (1, 2, 3), "dev": (4,), "spent": (6,), "test": (7, 8)}
 
 
 def includes(achievement: str, other: str) -> bool:
@@ -354,7 +354,7 @@ def includes(achievement: str, other: str) -> bool:
 
 
 def episodes(split: str) -> Iterator[Played]:
-    """Every achievement in the worlds of a split ("train", "dev" or "test"), played by `PLAYERS`."""
+    """Every achievement in the worlds of one of `benchmarks.environments.SPLITS`, played by `PLAYERS`."""
     for achievement in ACHIEVEMENTS:
         for seed in WORLDS[split]:
             world = CrafterTask(achievement, seed)

@@ -182,12 +182,12 @@ ENV_IDS = (
     "MiniGrid-ObstructedMaze-1Dl-v0",
     "MiniGrid-ObstructedMaze-1Dlh-v0",
 )
-LAYOUTS = {"train": range(6), "dev": range(6, 8), "test": range(8, 10)}
+LAYOUTS = {"train": range(6), "dev": range(6, 8), "spent": range(8, 10), "test": range(10, 12)}
 PLAYERS = roster(expert=2, noisy=12, truncated=2, diverted=2, random=4)
 
 
 def episodes(split: str) -> Iterator[Played]:
-    """Every environment in the layouts of a split ("train", "dev" or "test"), played by `PLAYERS`."""
+    """Every environment in the layouts of one of `benchmarks.environments.SPLITS`, played by `PLAYERS`."""
     for env_id in ENV_IDS:
         for layout in LAYOUTS[split]:
             world = MiniGridWorld(TextMiniGrid(env_id, layout))

@@ -1,4 +1,4 @@
-"""TextWorld: forty-eight games of four families, compiled from fixed seeds, and the players of the demo.
+"""TextWorld: sixty-four games of four families, compiled from fixed seeds, and the players of the demo.
 
 Côté et al. 2018, TextWorld: A Learning Environment for Text-based Games, https://arxiv.org/abs/1806.11532
 """
@@ -30,18 +30,25 @@ GAMES = {
         cooking(3101, 2, take=1),
         simple(4100),
     ),
-    "test": (
+    "spent": (
         *(Game("treasure_hunter", 1200 + n, {"level": n}) for n in (7, 14, 25)),
         *(Game("coin_collector", 2200 + n, {"level": n}) for n in (8, 105)),
         cooking(3200, 1, take=1, open=True),
         cooking(3201, 2, take=1),
         simple(4200),
     ),
+    "test": (
+        *(Game("treasure_hunter", 1300 + n, {"level": n}) for n in (5, 7, 12, 14, 23, 25)),
+        *(Game("coin_collector", 2300 + n, {"level": n}) for n in (6, 8, 105, 107)),
+        *(cooking(3300 + n, 1, take=1, open=True) for n in range(2)),
+        *(cooking(3310 + n, 2, take=1) for n in range(2)),
+        *(simple(4300 + n) for n in range(2)),
+    ),
 }
 PLAYERS = roster(expert=2, noisy=20, truncated=3, diverted=3, random=6)
 
 
 def episodes(split: str) -> Iterator[Played]:
-    """Every game of a split ("train", "dev" or "test"), played by `PLAYERS`."""
+    """Every game of one of `benchmarks.environments.SPLITS`, played by `PLAYERS`."""
     for game, world in tables(GAMES[split]):
         yield from play_all(world, PLAYERS, prefix="tw", task=game.task, env="textworld")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
@@ -34,32 +34,26 @@ from valuegraph.regularize import blend_checkpoints
 DOCS = Path(__file__).parents[2] / "docs" / "results"
 CURED = "evaluator, untrained"
 FILTERED = (CURED, "ours, total")
+REPEATED = ("outcome only", "ours, total", "ours, step rewards")
+"""What is trained on once more by every other seed: one rollout in a hundred tells them apart."""
 BLENDS = (0.25, 0.5, 0.75)
 
 
-def run(
-    games: Sequence[Live],
-    encoder: TextEncoder,
-    updates: int,
-    each: int,
-    seed: int = 0,
-    epochs: int | None = None,
-    pool: int = 128,
-) -> dict[str, Any]:
-    """Everything, in `games`: `each` rollouts a game and update, `pool` to filter from; `epochs` of our
-    learner where not the default."""
-    start = time.perf_counter()
+class Prepared(NamedTuple):
+    """The laboratory of one seed, and the rewards to train against there."""
 
-    def say(what: str) -> None:
-        print(f"{time.perf_counter() - start:5.0f} s  {what}", flush=True)
+    lab: Lab
+    rewards: dict[str, Reward]
 
+
+def prepare(games: Sequence[Live], encoder: TextEncoder, seed: int, epochs: int | None) -> Prepared:
+    """Fit scorers on episodes of a seed and clone the start policy; `epochs` of our learner if not as usual."""
     fit, honest = (honest_episodes(games, f"{name}{seed}") for name in ("fit", "honest"))
     ours, untrained, trained, similarity = Ours(seed), Untrained(seed), Evaluator(seed), GoalCosineLast()
     if epochs:
         ours.config = FitConfig(seed=seed, epochs=epochs)
     for scorer in (ours, untrained, trained, similarity):
         scorer.fit(fit, encoder)
-    lab = Lab(games, encoder, ours.model, honest, seed)
     rewards: dict[str, Reward] = {
         CURED: Scoring(untrained),
         "evaluator, trained here": Scoring(trained),
@@ -69,6 +63,27 @@ def run(
         "ours, total": Scoring(ours),
         "ours, step rewards": Scoring(ours, stepwise=True),
     }
+    return Prepared(Lab(games, encoder, ours.model, honest, seed), rewards)
+
+
+def run(
+    games: Sequence[Live],
+    encoder: TextEncoder,
+    updates: int,
+    each: int,
+    seeds: Sequence[int] = (0,),
+    epochs: int | None = None,
+    pool: int = 128,
+) -> dict[str, Any]:
+    """Everything by the first seed, in `games`, and `REPEATED` by the others: `each` rollouts a game and
+    update, `pool` to filter from."""
+    start = time.perf_counter()
+
+    def say(what: str) -> None:
+        print(f"{time.perf_counter() - start:5.0f} s  {what}", flush=True)
+
+    seed = seeds[0]
+    lab, rewards = prepare(games, encoder, seed, epochs)
     say("fitted and cloned")
     curves: dict[str, list[Point]] = {}
     policies, failures = {}, {}
@@ -92,13 +107,22 @@ def run(
         equal = min(curves[name], key=lambda p: abs(p.proxy - proxy))
         filtering[name] = {**found, "reinforce_at_equal_proxy": asdict(equal)}
     say("filtered")
+    courses = {name: course(points) for name, points in curves.items()}
+    repeated = {name: [courses[name]] for name in REPEATED}
+    for other in seeds[1:]:
+        again = prepare(games, encoder, other, epochs)
+        for name in REPEATED:
+            repeated[name].append(course(again.lab.train(again.rewards[name], updates, each)[0]))
+            say(f"seed {other}, {name}: {repeated[name][-1]}")
     return {
         "games": [live.task for live in games],
         "seed": seed,
         "updates": updates,
         "rollouts_per_game": each,
         "seconds": round(time.perf_counter() - start),
-        "courses": {name: course(points) for name, points in curves.items()},
+        "courses": courses,
+        "seeds": list(seeds),
+        "repeated": repeated,
         "cures": {name: asdict(point) for name, point in cures.items()},
         "filtering": filtering,
         "dearest_failures": failures,
@@ -123,7 +147,7 @@ def main() -> None:
     )
     parser.add_argument("--fast", action="store_true", help="two games, three updates")
     parser.add_argument("--updates", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="the first runs everything")
     parser.add_argument("--cache", type=Path, help="folder where embeddings are kept")
     parser.add_argument("--out", type=Path, help="folder for results; docs/results unless --fast")
     args = parser.parse_args()
@@ -133,9 +157,9 @@ def main() -> None:
     with ExitStack() as stack:
         lives = list(opened(GAMES[:2] if args.fast else GAMES, stack))
         if args.fast:
-            result = run(lives, encoder, 3, 4, args.seed, epochs=1, pool=16)
+            result = run(lives, encoder, 3, 4, args.seeds[:1], epochs=1, pool=16)
         else:
-            result = run(lives, encoder, args.updates, 8, args.seed)
+            result = run(lives, encoder, args.updates, 8, args.seeds)
     print(table(result))
     out = args.out or (None if args.fast else DOCS)
     if out:

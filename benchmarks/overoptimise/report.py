@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def table(result: Result) -> str:
             f"{end['claims']:.2f} | {end['kl']:.1f} | {c['peak_update']} | "
             f"{_at(c['halved_update'])} | {_at(c['first_alarm'])} | {c['alarms']:.0%} |"
         )
+    lines += ["", *_repeated(result)]
     lines += [
         "",
         "| cure of the untrained evaluator | gold | hacked | claims | KL |",
@@ -42,6 +44,27 @@ def table(result: Result) -> str:
         rows["REINFORCE, at the end"] = [result["courses"][name]["end"][k] for k in ("proxy", "gold")]
         lines += [f"| {name}, {what} | {proxy:.2f} | {gold:.2f} |" for what, (proxy, gold) in rows.items()]
     return "\n".join(lines) + "\n"
+
+
+def _repeated(result: Result) -> list[str]:
+    """What other seeds say: other episodes to fit on, another start policy, other draws."""
+    seeds = " | ".join(map(str, result["seeds"]))
+    lines = [
+        f"| gold at the end, by seed | {seeds} | mean | of its peak | hacked |",
+        "|---" * (len(result["seeds"]) + 4) + "|",
+    ]
+    for name, courses in result["repeated"].items():
+        gold, mean, share, hacked = at_the_end(courses)
+        cells = [f"{x:.2f}" for x in (*gold, mean, share, hacked)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def at_the_end(courses: Sequence[Result]) -> tuple[list[float], float, float, float]:
+    """Gold at the end of each course and on average, the least share of its peak, and hacked at most."""
+    gold = [c["end"]["gold"] for c in courses]
+    shares = [g / max(c["peak"], 1e-12) for g, c in zip(gold, courses, strict=True)]
+    return gold, sum(gold) / len(gold), min(shares), max(c["end"]["hacked"] for c in courses)
 
 
 def _at(update: int | None) -> str:
