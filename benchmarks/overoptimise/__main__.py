@@ -47,7 +47,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(games: Sequence[Live], encoder: TextEncoder, seed: int, epochs: int | None) -> Prepared:
-    """Fit scorers on episodes of a seed and clone the start policy; `epochs` of our learner if not as usual."""
+    """Fit scorers on episodes of a seed, clone the start policy; `epochs` of our learner if not as usual."""
     fit, honest = (honest_episodes(games, f"{name}{seed}") for name in ("fit", "honest"))
     ours, untrained, trained, similarity = Ours(seed), Untrained(seed), Evaluator(seed), GoalCosineLast()
     if epochs:
