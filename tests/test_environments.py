@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.environments import SPLITS, make
+from benchmarks.environments import SPLITS, ensure, record_split
 from benchmarks.hacks import read_with_truth
 
 pytest.importorskip("minigrid")
@@ -117,7 +117,7 @@ def test_recordings_repeat_and_splits_share_no_task(tmp_path, monkeypatch):
     tasks = []
     for split in SPLITS:
         for name in ("once", "twice"):
-            make("minigrid", split, tmp_path / f"{split}-{name}.jsonl.gz")
+            record_split("minigrid", split, tmp_path / f"{split}-{name}.jsonl.gz")
         once, twice = (tmp_path / f"{split}-{name}.jsonl.gz" for name in ("once", "twice"))
         assert once.read_bytes() == twice.read_bytes()
         episodes, truths = read_with_truth(once)
@@ -126,6 +126,14 @@ def test_recordings_repeat_and_splits_share_no_task(tmp_path, monkeypatch):
         assert {e.outcome for e in episodes} == {0.0, 1.0}
     assert len(set.union(*tasks)) == sum(map(len, tasks))
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_recording_of_its_own_process_is_made_once(tmp_path):
+    path = ensure("minigrid", "dev", tmp_path)
+    record_split("minigrid", "dev", tmp_path / "here.jsonl.gz")
+    assert path.read_bytes() == (tmp_path / "here.jsonl.gz").read_bytes()
+    path.write_bytes(b"kept")
+    assert ensure("minigrid", "dev", tmp_path).read_bytes() == b"kept"
 
 
 # ---------------------------------------------------------------- Crafter

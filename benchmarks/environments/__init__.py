@@ -8,7 +8,9 @@ decide on `dev`, and report on `test` once. `spent` was reported on eight times,
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 
 from examples.make_demo_data import record, write_records
@@ -23,6 +25,15 @@ SPLITS = ("train", "dev", "spent", "test")
 
 
 def make(environment: str, split: str, path: Path) -> None:
+    """`record_split` in a process of its own.
+
+    A simulator may draw from one stream as long as its process lives, and what was played before would show.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+        alone.submit(record_split, environment, split, path).result()
+
+
+def record_split(environment: str, split: str, path: Path) -> None:
     """Play the tasks of a split and write the episodes, truth beside each, to `path` (.jsonl.gz)."""
     module = import_module(f"{__name__}.{MODULES[environment]}")  # each needs a package of its own
     records = [record(*played) for played in module.episodes(split)]

@@ -8,15 +8,23 @@ from pathlib import Path
 from benchmarks.environments import MODULES, SPLITS, make
 from benchmarks.hacks import read_with_truth
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("environments", nargs="+", choices=sorted(MODULES))
-parser.add_argument("--out", type=Path, required=True)
-parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS)
-options = parser.parse_args()
-for environment in options.environments:
-    for split in options.splits:
-        path = options.out / environment / f"{split}.jsonl.gz"
-        make(environment, split, path)
-        episodes, truths = read_with_truth(path)
-        won, steps = sum(truth.success for truth in truths.values()), sum(len(e.steps) for e in episodes)
-        print(f"{path}: {len(episodes)} episodes, {won} won, {steps} steps, {path.stat().st_size:,} bytes")
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("environments", nargs="+", choices=sorted(MODULES))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS)
+    options = parser.parse_args()
+    for environment in options.environments:
+        for split in options.splits:
+            path = options.out / environment / f"{split}.jsonl.gz"
+            make(environment, split, path)
+            episodes, truths = read_with_truth(path)
+            won, steps = sum(t.success for t in truths.values()), sum(len(e.steps) for e in episodes)
+            print(
+                f"{path}: {len(episodes)} episodes, {won} won, {steps} steps, {path.stat().st_size:,} bytes"
+            )
+
+
+if __name__ == "__main__":
+    main()
