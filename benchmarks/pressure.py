@@ -60,8 +60,8 @@ def overoptimise(document: Result) -> str:
         for name, c in document["courses"].items()
     ]
     heads = ["trained on", "gold: start / peak / end", "hacked", "claims", "first alarm (of updates)"]
-    ends = [f"{name} {number(at_the_end(courses)[1])}" for name, courses in document["repeated"].items()]
-    many = f"Gold at the end, mean of {len(document['seeds'])} seeds: {', '.join(ends)}."
+    ends = [f"{name} {number(at_the_end(courses).mean)}" for name, courses in document["repeated"].items()]
+    many = f"Gold at the end, mean of {len(document['seeds'])} seeds: {'; '.join(ends)}."
     picture = "![Gold, hacks and claims of policies against how far they went from their start.]"
     return f"{text}\n\n{markdown(heads, body)}\n\n{many}\n\n{picture}(docs/results/overoptimise.svg)"
 

@@ -64,11 +64,7 @@ class Utility(NamedTuple):
 
 
 def utility(
-    told: Told,
-    account: Account,
-    trust: Array,
-    full: Array | float = 1.0,
-    at_end: Array | float = 0.0,
+    told: Told, account: Account, trust: Array, full: Array | float = 1.0, at_end: Array | float = 0.0
 ) -> Utility:
     """The soft AND of u and g, for a goal that is known as surely as `trust` says, (T,) in [0, 1].
 

@@ -116,7 +116,6 @@ def run(
             say(f"seed {other}, {name}: {repeated[name][-1]}")
     return {
         "games": [live.task for live in games],
-        "seed": seed,
         "updates": updates,
         "rollouts_per_game": each,
         "seconds": round(time.perf_counter() - start),

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Result = dict[str, Any]
+
+
+class Ends(NamedTuple):
+    """What several seeds came to with one reward."""
+
+    gold: list[float]
+    """Of each."""
+    mean: float
+    of_peak: float
+    """The least share of its own peak that one of them kept."""
+    hacked: float
+    """At most."""
 
 
 def table(result: Result) -> str:
     """Every reward at its end, the cures, filtering."""
     lines = [
         f"REINFORCE in {len(result['games'])} TextWorld games, {result['updates']} updates of "
-        f"{len(result['games']) * result['rollouts_per_game']} rollouts, seed {result['seed']}; "
+        f"{len(result['games']) * result['rollouts_per_game']} rollouts, seed {result['seeds'][0]}; "
         "means over five updates.",
         "",
         "| reward | gold: start | peak | end | hacked | claims | KL "
@@ -54,17 +66,17 @@ def _repeated(result: Result) -> list[str]:
         "|---" * (len(result["seeds"]) + 4) + "|",
     ]
     for name, courses in result["repeated"].items():
-        gold, mean, share, hacked = at_the_end(courses)
-        cells = [f"{x:.2f}" for x in (*gold, mean, share, hacked)]
+        ends = at_the_end(courses)
+        cells = [f"{x:.2f}" for x in (*ends.gold, ends.mean, ends.of_peak, ends.hacked)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
-def at_the_end(courses: Sequence[Result]) -> tuple[list[float], float, float, float]:
-    """Gold at the end of each course and on average, the least share of its peak, and hacked at most."""
+def at_the_end(courses: Sequence[Result]) -> Ends:
+    """How the courses of several seeds ended."""
     gold = [c["end"]["gold"] for c in courses]
     shares = [g / max(c["peak"], 1e-12) for g, c in zip(gold, courses, strict=True)]
-    return gold, sum(gold) / len(gold), min(shares), max(c["end"]["hacked"] for c in courses)
+    return Ends(gold, sum(gold) / len(gold), min(shares), max(c["end"]["hacked"] for c in courses))
 
 
 def _at(update: int | None) -> str:
