@@ -21,7 +21,7 @@ FLOORS = (
     "locks growing labels texts vectors faiss_search faiss_host faiss_gpu faiss_cagra tiers faiss_build "
     "faiss_store faiss_index index "
     "adjacency edges repairs propagation ray_workers sharded_index block_propagation",
-    "context paths placing nodes memories values graph graph_state "
+    "context paths placing nodes memories transitions values graph graph_state "
     "networks utility accounts calibration ways",
     "consolidation learner training scoring fitting explain",
     "saved_folder persistence bound_folder model_state hub",

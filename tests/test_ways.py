@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.test_scoring import GOAL, STATES, rollout, scorer_of, utility
+from valuegraph.alignment import match_strength, ordered_alignment
 from valuegraph.calibration import Calibration
-from valuegraph.ways import Ways, contradiction, follow, landmark_cosines
+from valuegraph.ways import Ways, contradiction, follow, landmark_cosines, landmarks_met
 
 BOILS = [0, 1, 2, 1, 2]
 """A way that ends with what it has said before: water is looked at, heated, and looked at again."""
@@ -158,3 +159,17 @@ def test_who_arrives_is_forgiven_what_was_left_out_and_who_does_not_is_not() -> 
 def test_a_dead_end_on_the_way_is_not_forgiven() -> None:
     scorer = scorer_of([([0, 1, 2, 3], 1.0)] * 5 + [([0, 1, 2, 4], 0.0)] * 5)
     assert utility(scorer, 0, 1, 2, 4, 3) < 0.02 < 0.95 < utility(scorer, 0, 1, 2, 5, 3)
+
+
+def test_what_is_told_alike_does_not_stand_for_each_other() -> None:
+    """One piece of wood is told nearly as two are, and nobody places a table with one."""
+    told = STATES[:5].copy()
+    told[1] = 0.98 * STATES[0] + np.sqrt(1.0 - 0.98**2) * STATES[1]
+    way, weights = told[[0, 1, 2]], np.full((1, 3), 1.0 / 3.0)
+    right, swapped = ([told[list(order)] @ way.T] for order in ((0, 1, 2), (1, 0, 2)))
+    seen = np.full(3, True)
+    for cosine, worth in ((right, 1.0), (swapped, 2.0 / 3.0)):
+        met = landmarks_met(np.array(cosine, np.float64), None)
+        assert ordered_alignment(met, weights, seen)[0, -1] == pytest.approx(worth, abs=1e-6)
+    alike = match_strength(swapped)  # control: by likeness alone both orders are one
+    assert ordered_alignment(alike, weights, seen)[0, -1] == pytest.approx(1.0)

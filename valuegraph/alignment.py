@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Matched", "match_strength", "matched_landmarks", "ordered_alignment"]
+__all__ = ["Matched", "match_strength", "matched_landmarks", "one_of_many", "ordered_alignment"]
 
 Array = NDArray[np.float64]
 
@@ -28,6 +28,19 @@ def match_strength(similarity: ArrayLike, nearest: ArrayLike | None = None) -> A
     if nearest is not None:
         match *= np.clip(1.0 - (np.asarray(nearest, np.float64)[:, None] - cosine) / 0.05, 0.0, 1.0)
     return match
+
+
+def one_of_many(similarity: ArrayLike) -> Array:
+    """How far a step may be taken for a landmark, beside the others of its way: the nearest one is meant.
+
+    (..., T, L) from cosines: clip(1 - (max_k cos_tk - cos_tl) / .02, 0, 1), so that what is told alike cannot
+    stand for each other in another order.
+
+    >>> one_of_many([[0.99, 0.98, 0.95]])
+    array([[1. , 0.5, 0. ]])
+    """
+    cosine = np.asarray(similarity, np.float64)
+    return np.clip(1.0 - (cosine.max(axis=-1, keepdims=True) - cosine) / 0.02, 0.0, 1.0)
 
 
 def ordered_alignment(

@@ -14,6 +14,7 @@ from numba import njit
 OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 EMPTY = -1  # in a slot of the hash table, and at the end of a chain
+FAINT = 1e-4  # nearness to an edge below which it is not looked for
 
 
 @njit(**OPTIONS)
@@ -105,6 +106,30 @@ def look_up(slots, edges, tails, heads, found):
     for t in range(len(tails)):
         at = _slot(slots, edges, tails[t], heads[t], shift)
         found[t] = 0.0 if slots[at] == EMPTY else edges[slots[at] & 0xFFFFFFFF].weight
+
+
+@njit(**OPTIONS)
+def _nearest_edge(slots, edges, shift, tails, near_tail, heads, near_head):
+    """Largest near_tail[i] * near_head[j] over edges from tails[i] to heads[j]; 0 if all are below FAINT."""
+    best = 0.0
+    for i in range(len(tails)):
+        for j in range(len(heads)):
+            near = near_tail[i] * near_head[j]
+            if near <= best or near < FAINT or tails[i] < 0 or heads[j] < 0:
+                continue
+            if slots[_slot(slots, edges, tails[i], heads[j], shift)] != EMPTY:
+                best = near
+    return best
+
+
+@njit(**OPTIONS)
+def follow(slots, edges, nodes, kernel, forward, backward):
+    """How near each row and the one before are to an edge that leads here, and to one that leads back."""
+    shift = _shift(slots)
+    for t in range(1, len(nodes)):
+        here, there, near, next_near = nodes[t - 1], nodes[t], kernel[t - 1], kernel[t]
+        forward[t] = np.sqrt(_nearest_edge(slots, edges, shift, here, near, there, next_near))
+        backward[t] = np.sqrt(_nearest_edge(slots, edges, shift, there, next_near, here, near))
 
 
 @njit(**OPTIONS)

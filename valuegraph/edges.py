@@ -180,6 +180,31 @@ class EdgeTable:
         look_up(self._slots, self._edges, i, j, found)
         return found
 
+    def followed(
+        self, nodes: NDArray[np.int64], kernel: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How well visits that are known by what they are near to follow edges, and go against them.
+
+          f_t = max sqrt(k_(t-1)i k_tj) over edges from n_(t-1)i to n_tj,  b_t the same from n_tj to n_(t-1)i
+
+        Args:
+          nodes: (T, k) nodes n near each visit, -1 for none.
+          kernel: (T, k) how near they are, in [0, 1].
+
+        Returns:
+          f and b, (T,) each, in [0, 1]; 0 for the first visit, and for what is fainter than .01.
+
+        >>> table = EdgeTable.from_edges([0, 1], [1, 2], [1.0, 1.0], nodes=3)
+        >>> table.followed(np.array([[0], [1], [0]]), np.array([[1.0], [0.25], [1.0]]))
+        (array([0. , 0.5, 0. ]), array([0. , 0. , 0.5]))
+        """
+        from valuegraph.edge_kernels import follow
+
+        forward, backward = np.zeros(len(nodes)), np.zeros(len(nodes))
+        near = np.ascontiguousarray(nodes, np.int64), np.ascontiguousarray(kernel, np.float64)
+        follow(self._slots, self._edges, *near, forward, backward)
+        return forward, backward
+
     def edges(self) -> EdgeEvents:
         """Every edge with its weight, in order of insertion: what `from_edges` takes."""
         edges = self._edges[: self._size]

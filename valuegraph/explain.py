@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from valuegraph.alignment import match_strength, matched_landmarks
+from valuegraph.alignment import matched_landmarks
 from valuegraph.context import Encoded
 from valuegraph.episodes import Episode
 from valuegraph.graph import Floats, ValueGraph
 from valuegraph.records import counted
 from valuegraph.scoring import RolloutScore, Scorer
-from valuegraph.ways import landmark_cosines
+from valuegraph.ways import landmark_cosines, landmarks_met
 
 __all__ = ["FAR", "Explanation", "Landmark", "Recall", "explain_rollout", "recall_way"]
 
@@ -129,7 +129,7 @@ def _landmarks(encoded: Encoded, score: RolloutScore, scorer: Scorer) -> tuple[L
     path, evidence = scorer.graph.paths[score.way], scorer.evidence(encoded)
     way = next(way for way in scorer.ways.to(path.goal) if way.path == score.way)
     cosine, _ = landmark_cosines(encoded.steps, [way], evidence.counted, evidence.first)
-    match = match_strength(cosine[0], scorer.nearest(evidence))
+    match = landmarks_met(cosine[0], scorer.nearest(evidence))
     met = matched_landmarks(match, way.weights, score.counted)
     at = {match.landmark: match.step for match in met}
     return tuple(

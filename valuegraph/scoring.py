@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from valuegraph.accounts import CLOSING, Told, underway, utility
 from valuegraph.calibration import SATURATION, Calibration
 from valuegraph.context import Encoded, first_saying, learner_inputs
-from valuegraph.graph import Floats, ValueGraph
+from valuegraph.graph import Floats, Neighbours, ValueGraph
 from valuegraph.networks import InstrumentalNet, Learned, read_steps
 from valuegraph.threads import one_thread, side_by_side
+from valuegraph.transitions import transitions
 from valuegraph.utility import FULL, KNOWN, alive, carried, confidence, gathered, hold, kept, ramp
-from valuegraph.ways import Followed, Way, Ways, follow
+from valuegraph.ways import Followed, Way, Ways, arrived, follow
 
 __all__ = ["RolloutScore", "Scorer", "Scores", "collect"]
 
@@ -147,11 +148,12 @@ class Scorer:
     def _score_together(self, encoded: Encoded) -> list[RolloutScore]:
         evidence = self.evidence(encoded)
         learned = self._learned(encoded, evidence.counted)
-        reading = self._read(learned, encoded.steps, encoded.goals[encoded.episode_of])
+        reading, near = self._read(learned, encoded.steps, encoded.goals[encoded.episode_of])
         return [
             self._score(
                 encoded.select(b),
                 _Reading(*(column[rows] for column in reading)),
+                Neighbours(near.nodes[rows], near.kernel[rows]),
                 None if learned is None else Learned(*(column[rows] for column in learned)),
                 Evidence(evidence.counted[rows], evidence.similarity[rows], evidence.first[rows]),
             )
@@ -164,8 +166,8 @@ class Scorer:
         one = encoded.select(b)
         evidence = self.evidence(one)
         learned = self._learned(one, evidence.counted)
-        read = self._read(learned, one.steps, np.broadcast_to(one.goals[0], one.steps.shape))
-        return self._score(one, read, learned, evidence)
+        read, near = self._read(learned, one.steps, np.broadcast_to(one.goals[0], one.steps.shape))
+        return self._score(one, read, near, learned, evidence)
 
     def _learned(self, encoded: Encoded, counted: NDArray[np.bool_]) -> Learned | None:
         """What the learner says of each step; None without one."""
@@ -177,6 +179,7 @@ class Scorer:
         self,
         one: Encoded,
         read: _Reading,
+        near: Neighbours,
         learned: Learned | None,
         evidence: Evidence,
     ) -> RolloutScore:
@@ -186,6 +189,7 @@ class Scorer:
         known = np.full(len(steps), confidence(likeness.max(initial=0.0)))
         covered = known * np.sqrt(np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1))
         aligned = self._follow(steps, ways, likeness, evidence)
+        moved = transitions(self.graph.edges, near, counted)
         counted = counted | (aligned.again > 0)
         said = self._remembered(read.value, aligned.again, ways, likeness)
         remembered, held = carried(said, read.support, counted)
@@ -206,21 +210,22 @@ class Scorer:
         full = covered * self.calibration.saturation + (1.0 - covered) * SATURATION
         if value is not None:
             full = full / kept(value, counted)
-        closing, terminal, instrumental = utility(told, CLOSING, covered, full, known * aligned.at_end)
+        there = known * arrived(aligned, moved, read.good_end)
+        closing, terminal, instrumental = utility(told, CLOSING, covered, full, there)
         closing = hold(closing, counted)
         last = int(np.flatnonzero(counted)[-1]) if counted.any() else 0
         sure = float(covered[-1])
         if any(one.ended):
             done = ramp(instrumental[last], _UNDONE, _DONE)
             closing[-1] *= 1.0 - (1.0 - done) * ramp(sure, _VAGUE, _SURE) * _bad_end(read, terminal, last)
-        near = ramp(similarity, 0.5, 0.9)
+        support = ramp(similarity, 0.5, 0.9)
         return RolloutScore(
             np.concatenate([running[:last], closing[last:]]),
             running,
             closing,
             terminal,
             instrumental,
-            near,
+            support,
             counted,
             sure,
             aligned.way,
@@ -248,26 +253,27 @@ class Scorer:
         near = self.calibration.goal_match(np.where(counted, one.steps @ one.goals[0], -1.0))
         return np.maximum.accumulate(near) ** novice
 
-    def _read(self, learned: Learned | None, steps: Floats, goals: Floats) -> _Reading:
-        """Everything that the memory says of each step, in one search."""
+    def _read(self, learned: Learned | None, steps: Floats, goals: Floats) -> tuple[_Reading, Neighbours]:
+        """Everything that the memory says of each step, and the memories near (phi, goal); in one search."""
         graph, n = self.graph, len(steps)
         role, here = graph.neighbours_by_role(None if learned is None else learned.z, steps, goals)
         ended, won = (graph.rate(here, name) for name in ("ended", "won"))
         # A memory of episodes that never say that they ended knows nothing about ends.
         well = won / (ended + 1e-3) if graph.column("won").any() else np.ones(n)
-        return _Reading(
+        reading = _Reading(
             value=graph.read(role),
             support=role.support,
             covered=here.support,
             dead_end=(ended - won) * here.support,
             good_end=1.0 - here.support * (1.0 - well),
         )
+        return reading, here
 
     def _follow(self, steps: Floats, ways: Sequence[Way], likeness: Array, evidence: Evidence) -> Followed:
         """How far the rollout follows the best way, for a goal that is known and for one that is new."""
         if not ways:
             none = np.zeros(len(steps))
-            return Followed(none, none, none, none.astype(np.int64), -1)
+            return Followed(none, none, none, none, none.astype(np.int64), -1)
         trust = ramp(likeness, 0.5, 0.9) * [way.sound for way in ways]
         told = self.ways.promising(steps[evidence.counted], ways, trust)
         ways = [ways[i] for i in told.tolist()]

@@ -9,12 +9,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from valuegraph.alignment import match_strength, ordered_alignment
+from valuegraph.alignment import match_strength, one_of_many, ordered_alignment
 from valuegraph.context import REPEAT
 from valuegraph.graph import Floats, ValueGraph
+from valuegraph.transitions import Transitions
 from valuegraph.utility import FLOOR, KNOWN, ramp
 
-__all__ = ["Followed", "Way", "Ways", "contradiction", "follow", "landmark_cosines"]
+__all__ = [
+    "Followed",
+    "Way",
+    "Ways",
+    "arrived",
+    "contradiction",
+    "follow",
+    "landmark_cosines",
+    "landmarks_met",
+]
 
 Array = NDArray[np.float64]
 
@@ -23,6 +33,9 @@ _TO_GOAL = 256  # ways to the goal itself that these are chosen from: one goal m
 _FLUKE, _SOUND = 0.3, 0.8  # value of a way's end, beside the best for its goal, from a fluke to a sound one
 _DOUBTFUL = 5.0  # failures more than which no contradiction adds
 _BEGUN, _MOST = 0.5, 0.8  # alignment from which on, and from which on fully, an end may be the end of a way
+_KNOWN_STEP = 0.5  # nearness to a remembered transition from which on a step was seen
+_TURNED = (0.3, 0.6)  # how surely one goes against it, from what may be to what is
+_ORDERLY = (0.45, 0.55)  # order of transitions, from the wrong one to one that is not
 _SEVERAL = 2.0  # successes from which on an end that is also passed by is an end
 
 
@@ -124,11 +137,13 @@ class Followed(NamedTuple):
     """Ordered alignment of every prefix with the best way, (T,) each."""
 
     strict: Array
-    """Every landmark asks for those before it, and a step is the memory that it is nearest to; in [0, 1]."""
+    """Every landmark asks for those before it, and a step is the one that it is nearest to; in [0, 1]."""
     loose: Array
     """Neither: all there is to go by where the goal is new; in [0, 1]."""
     at_end: Array
     """How surely a step is the end of a sound way, most of which was done before; in [0, 1]."""
+    end: Array
+    """How surely it is the end of a sound way, whatever was done before; in [0, 1]."""
     again: NDArray[np.int64]
     """How often a way says what it ends with, where a step that repeats another is such an end; else 0."""
     way: int
@@ -157,7 +172,7 @@ def follow(
     weights = np.zeros((len(ways), cosine.shape[2]))
     for row, way in zip(weights, ways, strict=True):
         row[: len(way.weights)] = way.weights
-    seen, match, believed = counted | again.any(axis=0), match_strength(cosine, nearest), trust[:, None]
+    seen, match, believed = counted | again.any(axis=0), landmarks_met(cosine, nearest), trust[:, None]
     loose = ordered_alignment(match_strength(cosine), weights, seen, prerequisites=False) * believed
     strict = ordered_alignment(match, weights, seen) * believed
     ends = match[np.arange(len(ways)), :, [len(way.weights) - 1 for way in ways]] * believed
@@ -165,9 +180,32 @@ def follow(
         strict=strict.max(axis=0),
         loose=loose.max(axis=0),
         at_end=(ends * ramp(strict, _BEGUN, _MOST)).max(axis=0),
+        end=ends.max(axis=0),
         again=again.max(axis=0),
         way=ways[int(strict[:, -1].argmax())].path,
     )
+
+
+def landmarks_met(cosine: Array, nearest: Array | None) -> Array:
+    """(..., T, L) in [0, 1], how surely a step is a landmark, and no other of the same way, from cosines.
+
+    With `nearest`, (T,) cosine of each step to the nearest memory, no other memory either.
+    """
+    return match_strength(cosine, nearest) * one_of_many(cosine)
+
+
+def arrived(aligned: Followed, moved: Transitions, good_end: Array) -> Array:
+    """(T,) in [0, 1], how surely a rollout has come to where successes end.
+
+    At the end of a way, most of which it did; or by a step that was seen to lead to such an end, where none
+    before goes against what was seen: known ways, put together, are a way. Neither, where most steps do.
+
+    Args:
+      good_end: (T,) in [0, 1], one but for the say of the memory that no success ended here.
+    """
+    stepped = aligned.end * ramp(moved.known, 0.0, _KNOWN_STEP) * good_end
+    stepped *= 1.0 - ramp(moved.against, *_TURNED)
+    return np.maximum(aligned.at_end, stepped) * ramp(moved.order, *_ORDERLY)
 
 
 def landmark_cosines(
