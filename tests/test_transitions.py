@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations, product
+from itertools import combinations, pairwise, permutations, product
 
 import numpy as np
 import pytest
@@ -23,8 +23,10 @@ SHORTCUT = [([0, 1, 2, 3, 4], 1.0)] * 5 + [([0, 6, 3, 5], 0.0)] * 5
 
 
 def moved(*states: int, kernel: float = 1.0, counted: list[bool] | None = None) -> Transitions:
+    """Everything begins at 0."""
     near = Neighbours(np.array(states)[:, None], np.full((len(states), 1), kernel))
-    return transitions(CHAIN, near, np.array([True] * len(states) if counted is None else counted))
+    begun = (np.array(states) == 0).astype(np.float64)
+    return transitions(CHAIN, near, np.array([True] * len(states) if counted is None else counted), begun)
 
 
 @st.composite
@@ -54,40 +56,72 @@ def test_visits_follow_the_edge_that_they_are_nearest_to(case: tuple) -> None:
     np.testing.assert_allclose(np.stack([forward, backward], axis=1), np.reshape(expected, (-1, 2)))
 
 
+@given(visits(), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_a_chain_of_edges_is_as_strong_as_its_weakest_link(case: tuple, seed: int) -> None:
+    """Brute force: every choice of visits that leads to a visit, in order."""
+    table, nodes, kernel = case
+    begun = np.random.default_rng(seed).random(len(nodes))
+
+    def link(s: int, t: int) -> float:
+        return float(table.followed(nodes[[s, t]], kernel[[s, t]])[0][1])
+
+    def best(t: int) -> float:
+        before = [s for n in range(1, t + 1) for s in combinations(range(t), n)]
+        chains = [min(begun[s[0]], *(link(*pair) for pair in pairwise([*s, t]))) for s in before]
+        return max([begun[t], *chains])
+
+    expected = [best(t) for t in range(len(nodes))]
+    np.testing.assert_allclose(table.reached(nodes, kernel, begun), expected)
+
+
+def test_more_than_eight_visits_are_not_left_out() -> None:
+    begun = np.eye(1, 12)[0]
+    for idle, there in ((8, 1.0), (9, 0.0)):
+        nodes = np.array([0] + [5] * idle + [1])[:, None]
+        assert CHAIN.reached(nodes, np.ones(nodes.shape), begun[: len(nodes)])[-1] == there
+
+
 def test_who_goes_as_was_seen_and_who_goes_the_other_way_round() -> None:
     forward, backward = moved(0, 1, 2, 3), moved(3, 2, 1, 0)
-    assert forward.known.tolist() == [0.0, 1.0, 1.0, 1.0]
+    assert forward.reached.tolist() == [0.0, 1.0, 1.0, 1.0]
     assert forward.order == pytest.approx([0.5, 1.05 / 1.1, 2.05 / 2.1, 3.05 / 3.1])
     assert backward.order == pytest.approx(1.0 - forward.order)
     assert forward.against.tolist() == [0.0] * 4
     assert backward.against.tolist() == [0.0, 1.0, 1.0, 1.0]
-    assert not backward.known.any()
+    assert not backward.reached.any()
 
 
 def test_where_nothing_is_known_nothing_is_said() -> None:
     for states in ((5, 0, 5), (0, 2, 4), (3,)):
         unknown = moved(*states)
-        assert not unknown.known.any()
+        assert not unknown.reached.any()
         assert unknown.order.tolist() == [0.5] * len(states)
         assert not unknown.against.any()
 
 
 def test_what_does_not_count_is_passed_over() -> None:
     idle = moved(0, 5, 1, 5, 2, counted=[True, False, True, False, True])
-    assert idle.known.tolist() == [0.0, 0.0, 1.0, 0.0, 1.0]
+    assert idle.reached.tolist() == [0.0, 0.0, 1.0, 0.0, 1.0]
     assert idle.order[[0, 2, 4]] == pytest.approx(moved(0, 1, 2).order)
     assert idle.order[[1, 3]].tolist() == idle.order[[0, 2]].tolist()
-    assert moved(0, 5, 1).known.tolist() == [0.0, 0.0, 0.0]  # control: the same steps, all of which count
+    assert moved(0, 5, 1).reached.tolist() == [0.0] * 3  # control: the same steps, all of which count
+
+
+def test_what_was_done_beside_a_way_is_left_out_but_before_its_last_step() -> None:
+    assert moved(0, 5, 1, 2).reached.tolist() == [0.0, 0.0, 0.0, 1.0]
+    assert moved(0, 1, 5, 2).reached.tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert not moved(5, 1, 2, 3).reached.any()  # nor does it begin anywhere but at a beginning
 
 
 def test_a_transition_is_as_near_as_its_steps_are() -> None:
-    assert moved(0, 1, kernel=0.25).known.tolist() == [0.0, 0.25]
+    assert moved(0, 1, kernel=0.25).reached.tolist() == [0.0, 0.25]
     assert moved(1, 0, kernel=0.25).against.tolist() == [0.0, 0.25]
 
 
 def test_of_all_orders_only_one_goes_as_was_seen() -> None:
     orders = {states: moved(*states) for states in permutations(range(5))}
-    assert [s for s, m in orders.items() if m.known[1:].all()] == [(0, 1, 2, 3, 4)]
+    assert [s for s, m in orders.items() if m.reached[1:].all()] == [(0, 1, 2, 3, 4)]
     assert max(orders, key=lambda states: orders[states].order[-1]) == (0, 1, 2, 3, 4)
 
 
@@ -96,33 +130,34 @@ def test_of_all_orders_only_one_goes_as_was_seen() -> None:
 
 def aligned(at_end: float, end: float) -> Followed:
     none = np.zeros(1)
-    return Followed(none, none, np.array([at_end]), np.array([end]), none.astype(np.int64), 0)
+    return Followed(none, none, np.array([at_end]), none, np.array([end]), none.astype(np.int64), 0)
 
 
 @pytest.mark.parametrize(
-    ("at_end", "end", "known", "order", "against", "good_end", "there"),
+    ("at_end", "end", "reached", "order", "against", "good_end", "there"),
     [
         (1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0),  # along a way
-        (0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0),  # by a step that was seen
-        (0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0),  # by one that was not
-        (0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0),  # after one that was seen the other way round only
+        (0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0),  # by transitions that were seen
+        (0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0),  # by others
+        (0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0),  # one of which was seen the other way round only
         (0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0),  # to where nobody's success ended
         (0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0),  # to somewhere else
-        (1.0, 1.0, 1.0, 0.4, 0.0, 1.0, 0.0),  # along a way, but most of it backwards
+        (1.0, 1.0, 0.0, 0.4, 0.0, 1.0, 0.0),  # along a way, but most of it backwards
     ],
 )
 def test_who_has_arrived(
-    at_end: float, end: float, known: float, order: float, against: float, good_end: float, there: float
+    at_end: float, end: float, reached: float, order: float, against: float, good_end: float, there: float
 ) -> None:
-    went = Transitions(np.array([known]), np.array([order]), np.array([against]))
+    went = Transitions(np.array([order]), np.array([against]), np.array([reached]))
     assert arrived(aligned(at_end, end), went, np.array([good_end])).tolist() == [there]
 
 
 def test_known_ways_put_together_are_a_way() -> None:
     """From 0 by 6 to 3, as failures went, and from there to 4, as successes did."""
     scorer = scorer_of(SHORTCUT, Calibration(support_floor=0.3, saturation=0.99))
-    assert utility(scorer, 0, 6, 3, 4) > 0.95
-    assert utility(scorer, 0, 1, 2, 3, 4) > 0.95
-    # Controls: a step that nobody took, an order that nobody knows, one that is known the other way round.
-    for states in ((0, 6, 4), (0, 3, 6, 4), (6, 0, 3, 4), (1, 0, 2, 3, 4), (0, 6, 3), (4,)):
+    for states in ((0, 6, 3, 4), (0, 6, 9, 3, 4), (9, 0, 6, 3, 4), (0, 1, 2, 3, 4)):
+        assert utility(scorer, *states) > 0.95
+    # Controls: steps that nobody took, the last two alone, and an order that is not known, or not this way.
+    unknown = ((0, 6, 4), (0, 9, 3, 4), (0, 6, 9, 4), (0, 3, 4), (3, 4), (9, 3, 4), (0, 6, 3), (4,))
+    for states in (*unknown, (0, 3, 6, 4), (6, 0, 3, 4), (1, 0, 2, 3, 4)):
         assert utility(scorer, *states) < 0.3

@@ -133,6 +133,17 @@ def follow(slots, edges, nodes, kernel, forward, backward):
 
 
 @njit(**OPTIONS)
+def reach(slots, edges, nodes, kernel, window, reached):
+    """Raise each entry to the best weakest link of a chain of edges that leads there from an earlier one."""
+    shift = _shift(slots)
+    for t in range(1, len(nodes)):
+        for s in range(t - 1, max(t - 1 - window, -1), -1):
+            if reached[s] > reached[t]:
+                near = _nearest_edge(slots, edges, shift, nodes[s], kernel[s], nodes[t], kernel[t])
+                reached[t] = max(reached[t], min(reached[s], np.sqrt(near)))
+
+
+@njit(**OPTIONS)
 def sort_rows(edges, size, indptr, indices, weights):
     """Edges in order of tail, then head: two stable counting sorts, O(n + E)."""
     n = len(indptr) - 1

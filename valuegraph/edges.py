@@ -14,6 +14,7 @@ __all__ = ["EdgeEvents", "EdgeTable", "hebbian_events"]
 _CHUNK = 1 << 16  # events between two looks at the room that is left
 _MAX_LOAD = 0.6  # share of slots in use: linear probing stays short
 _MAX_NODES = 2**31 - 1
+_LEFT_OUT = 8  # visits between two that are linked
 
 
 class EdgeEvents(NamedTuple):
@@ -204,6 +205,30 @@ class EdgeTable:
         near = np.ascontiguousarray(nodes, np.int64), np.ascontiguousarray(kernel, np.float64)
         follow(self._slots, self._edges, *near, forward, backward)
         return forward, backward
+
+    def reached(
+        self, nodes: NDArray[np.int64], kernel: NDArray[np.float64], begun: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """How surely a chain of edges leads from a beginning to each visit, up to eight others left out.
+
+          r_t = max(b_t, max_s min(r_s, f_st)),  t - 9 <= s < t,
+
+        f_st being how near visits s and t are to an edge, as in `followed`, whose arguments these are.
+
+        Args:
+          begun: (T,) in [0, 1], how surely each visit is a beginning.
+
+        >>> table = EdgeTable.from_edges([0, 1], [1, 2], [1.0, 1.0], nodes=4)
+        >>> visits = np.array([[0], [1], [3], [2]])
+        >>> table.reached(visits, np.array([[1.0], [0.25], [1.0], [1.0]]), np.array([1.0, 0.0, 0.0, 0.0]))
+        array([1. , 0.5, 0. , 0.5])
+        """
+        from valuegraph.edge_kernels import reach
+
+        reached = np.array(begun, np.float64)
+        near = np.ascontiguousarray(nodes, np.int64), np.ascontiguousarray(kernel, np.float64)
+        reach(self._slots, self._edges, *near, _LEFT_OUT + 1, reached)
+        return reached
 
     def edges(self) -> EdgeEvents:
         """Every edge with its weight, in order of insertion: what `from_edges` takes."""

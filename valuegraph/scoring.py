@@ -189,7 +189,7 @@ class Scorer:
         known = np.full(len(steps), confidence(likeness.max(initial=0.0)))
         covered = known * np.sqrt(np.cumsum(read.covered * counted) / np.maximum(np.cumsum(counted), 1))
         aligned = self._follow(steps, ways, likeness, evidence)
-        moved = transitions(self.graph.edges, near, counted)
+        moved = transitions(self.graph.edges, near, counted, aligned.begun)
         counted = counted | (aligned.again > 0)
         said = self._remembered(read.value, aligned.again, ways, likeness)
         remembered, held = carried(said, read.support, counted)
@@ -273,7 +273,7 @@ class Scorer:
         """How far the rollout follows the best way, for a goal that is known and for one that is new."""
         if not ways:
             none = np.zeros(len(steps))
-            return Followed(none, none, none, none, none.astype(np.int64), -1)
+            return Followed(none, none, none, none, none, none.astype(np.int64), -1)
         trust = ramp(likeness, 0.5, 0.9) * [way.sound for way in ways]
         told = self.ways.promising(steps[evidence.counted], ways, trust)
         ways = [ways[i] for i in told.tolist()]

@@ -33,8 +33,8 @@ _TO_GOAL = 256  # ways to the goal itself that these are chosen from: one goal m
 _FLUKE, _SOUND = 0.3, 0.8  # value of a way's end, beside the best for its goal, from a fluke to a sound one
 _DOUBTFUL = 5.0  # failures more than which no contradiction adds
 _BEGUN, _MOST = 0.5, 0.8  # alignment from which on, and from which on fully, an end may be the end of a way
-_KNOWN_STEP = 0.5  # nearness to a remembered transition from which on a step was seen
-_TURNED = (0.3, 0.6)  # how surely one goes against it, from what may be to what is
+_SEEN = 0.5  # nearness to transitions from which on they were seen
+_TURNED = (0.3, 0.6)  # how surely a transition is the wrong way round, from what may be to what is
 _ORDERLY = (0.45, 0.55)  # order of transitions, from the wrong one to one that is not
 _SEVERAL = 2.0  # successes from which on an end that is also passed by is an end
 
@@ -142,8 +142,10 @@ class Followed(NamedTuple):
     """Neither: all there is to go by where the goal is new; in [0, 1]."""
     at_end: Array
     """How surely a step is the end of a sound way, most of which was done before; in [0, 1]."""
+    begun: Array
+    """How surely it is the beginning of a sound way; in [0, 1]."""
     end: Array
-    """How surely it is the end of a sound way, whatever was done before; in [0, 1]."""
+    """How surely it is the end of one, whatever was done before; in [0, 1]."""
     again: NDArray[np.int64]
     """How often a way says what it ends with, where a step that repeats another is such an end; else 0."""
     way: int
@@ -180,6 +182,7 @@ def follow(
         strict=strict.max(axis=0),
         loose=loose.max(axis=0),
         at_end=(ends * ramp(strict, _BEGUN, _MOST)).max(axis=0),
+        begun=(match[:, :, 0] * believed).max(axis=0),
         end=ends.max(axis=0),
         again=again.max(axis=0),
         way=ways[int(strict[:, -1].argmax())].path,
@@ -197,15 +200,15 @@ def landmarks_met(cosine: Array, nearest: Array | None) -> Array:
 def arrived(aligned: Followed, moved: Transitions, good_end: Array) -> Array:
     """(T,) in [0, 1], how surely a rollout has come to where successes end.
 
-    At the end of a way, most of which it did; or by a step that was seen to lead to such an end, where none
-    before goes against what was seen: known ways, put together, are a way. Neither, where most steps do.
+    At the end of a way, most of which it did; or by transitions that were seen, from the beginning of a way
+    to the end of one, none of them the wrong way round: known ways, put together, are a way. Neither, where
+    most transitions are seen the other way round.
 
     Args:
       good_end: (T,) in [0, 1], one but for the say of the memory that no success ended here.
     """
-    stepped = aligned.end * ramp(moved.known, 0.0, _KNOWN_STEP) * good_end
-    stepped *= 1.0 - ramp(moved.against, *_TURNED)
-    return np.maximum(aligned.at_end, stepped) * ramp(moved.order, *_ORDERLY)
+    pieced = aligned.end * ramp(moved.reached, 0.0, _SEEN) * (1.0 - ramp(moved.against, *_TURNED)) * good_end
+    return np.maximum(aligned.at_end, pieced) * ramp(moved.order, *_ORDERLY)
 
 
 def landmark_cosines(
