@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_scoring import scorer_of, utility
+from tests.test_scoring import rollout, scorer_of, utility
 from valuegraph.calibration import Calibration
 from valuegraph.edges import EdgeTable
+from valuegraph.episodes import Episode, Step
+from valuegraph.explain import explain_rollout
 from valuegraph.memories import Neighbours
 from valuegraph.transitions import Transitions, transitions
 from valuegraph.ways import Followed, arrived
@@ -161,3 +163,16 @@ def test_known_ways_put_together_are_a_way() -> None:
     unknown = ((0, 6, 4), (0, 9, 3, 4), (0, 6, 9, 4), (0, 3, 4), (3, 4), (9, 3, 4), (0, 6, 3), (4,))
     for states in (*unknown, (0, 3, 6, 4), (6, 0, 3, 4), (1, 0, 2, 3, 4)):
         assert utility(scorer, *states) < 0.3
+
+
+def test_an_explanation_says_that_what_was_left_out_costs_no_more() -> None:
+    scorer = scorer_of(SHORTCUT, Calibration(support_floor=0.3, saturation=0.99))
+    for states, arrival, said in (
+        ((0, 6, 3, 4), 1.0, True),
+        ((0, 1, 2, 3, 4), 1.0, False),
+        ((0, 3, 4), 0.0, False),
+    ):
+        episode = Episode("one", tuple(Step(str(state)) for state in states), goal="goal")
+        why = explain_rollout(episode, rollout(*states), scorer)
+        assert why.arrival == pytest.approx(arrival, abs=0.01)
+        assert ("what it left out costs no more" in str(why)) == said

@@ -18,6 +18,7 @@ __all__ = ["FAR", "Explanation", "Landmark", "Recall", "explain_rollout", "recal
 
 FAR = 0.2
 """Support below which a rollout is far from everything remembered, and its score little more than a guess."""
+_ARRIVED = 0.5  # arrival from which on it is worth saying
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Explanation:
     instrumental: float
     support: float
     confidence: float
+    arrival: float
+    """How surely it has come to where successes end, in [0, 1]; then what it left out costs no more."""
     goal: str | None
     """The goal of the remembered way that the rollout was compared with."""
     landmarks: tuple[Landmark, ...]
@@ -65,6 +68,10 @@ class Explanation:
                 f"{sum(m.weight for m in met):.0%} of their weight:"
             )
             lines += [f"  {_mark(mark)}" for mark in self.landmarks]
+            if self.arrival > _ARRIVED and len(met) < len(self.landmarks):
+                lines.append(
+                    "It came to where successes end, by known steps: what it left out costs no more."
+                )
         else:
             lines.append("No successful way is remembered that it could be compared with.")
         lines.append("What each step earned:")
@@ -115,6 +122,7 @@ def explain_rollout(rollout: Episode, encoded: Encoded, scorer: Scorer) -> Expla
         instrumental=float(score.instrumental[-1]),
         support=float(score.support.mean()),
         confidence=score.confidence,
+        arrival=score.arrival,
         goal=None if score.way < 0 else graph.goals.texts[graph.paths[score.way].goal],
         landmarks=_landmarks(encoded, score, scorer),
         steps=tuple(step_words(step) for step in rollout.steps),

@@ -74,6 +74,8 @@ class RolloutScore(NamedTuple):
     """How sure it is that the memory knows this goal, in [0, 1]."""
     way: int
     """The remembered path that fits best, -1 if there is none."""
+    arrival: float
+    """How surely it has come to where successes end, by a known way or by several put together, in [0, 1]."""
 
 
 class _Reading(NamedTuple):
@@ -229,6 +231,7 @@ class Scorer:
             counted,
             sure,
             aligned.way,
+            float(there[last]),
         )
 
     def _remembered(
