@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from valuegraph import alignment
-from valuegraph.alignment import match_strength, matched_landmarks, one_of_many, ordered_alignment
+from valuegraph.alignment import match_strength, matched_landmarks, ordered_alignment
 
 unit = st.floats(0.0, 1.0)
 
@@ -79,17 +79,6 @@ def test_a_step_matches_no_landmark_while_another_memory_is_much_nearer(cosine: 
     assert np.array_equal(match[best], alone[best])
     assert (match <= alone).all()
     assert (match[nearest[:, None] - cosine >= 0.05] == 0.0).all()
-
-
-@given(arrays(np.float64, (2, 4, 3), elements=st.floats(-1.0, 1.0)))
-def test_of_the_landmarks_of_a_way_a_step_is_the_nearest_and_none_that_is_much_farther(
-    cosine: np.ndarray,
-) -> None:
-    one = one_of_many(cosine)
-    nearest = cosine.max(axis=2, keepdims=True)
-    assert (one[cosine == nearest] == 1.0).all()
-    assert (one[cosine <= nearest - 0.021] == 0.0).all()
-    assert one_of_many(cosine[..., :1]).all()  # control: where there is but one, it is that one
 
 
 @given(cases(ways=3))

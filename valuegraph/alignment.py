@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Matched", "match_strength", "matched_landmarks", "one_of_many", "ordered_alignment"]
+__all__ = ["Matched", "match_strength", "matched_landmarks", "ordered_alignment"]
 
 Array = NDArray[np.float64]
 
@@ -15,8 +15,8 @@ Array = NDArray[np.float64]
 def match_strength(similarity: ArrayLike, nearest: ArrayLike | None = None) -> Array:
     """Soft match of step t with landmark l from their cosines (..., T, L): clip((cos_tl - .85) / .12, 0, 1).
 
-    With `nearest` (T,), the cosine of each step to the memory it is nearest to, times
-    clip(1 - (nearest_t - cos_tl) / .05, 0, 1): a step that is some other memory is not this landmark.
+    With `nearest` (..., T), the cosine of each step to what it is nearest to, times
+    clip(1 - (nearest_t - cos_tl) / .05, 0, 1): a step that is something else is not this landmark.
 
     >>> match_strength([[0.8, 0.91, 0.99]])
     array([[0. , 0.5, 1. ]])
@@ -26,21 +26,8 @@ def match_strength(similarity: ArrayLike, nearest: ArrayLike | None = None) -> A
     cosine = np.asarray(similarity, np.float64)
     match = np.clip((cosine - 0.85) / 0.12, 0.0, 1.0)
     if nearest is not None:
-        match *= np.clip(1.0 - (np.asarray(nearest, np.float64)[:, None] - cosine) / 0.05, 0.0, 1.0)
+        match *= np.clip(1.0 - (np.asarray(nearest, np.float64)[..., None] - cosine) / 0.05, 0.0, 1.0)
     return match
-
-
-def one_of_many(similarity: ArrayLike) -> Array:
-    """How far a step may be taken for a landmark, beside the others of its way: the nearest one is meant.
-
-    (..., T, L) from cosines: clip(1 - (max_k cos_tk - cos_tl) / .02, 0, 1), so that what is told alike cannot
-    stand for each other in another order.
-
-    >>> one_of_many([[0.99, 0.98, 0.95]])
-    array([[1. , 0.5, 0. ]])
-    """
-    cosine = np.asarray(similarity, np.float64)
-    return np.clip(1.0 - (cosine.max(axis=-1, keepdims=True) - cosine) / 0.02, 0.0, 1.0)
 
 
 def ordered_alignment(

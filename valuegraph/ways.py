@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from valuegraph.alignment import match_strength, one_of_many, ordered_alignment
+from valuegraph.alignment import match_strength, ordered_alignment
 from valuegraph.context import REPEAT
 from valuegraph.graph import Floats, ValueGraph
 from valuegraph.transitions import Transitions
@@ -190,11 +190,12 @@ def follow(
 
 
 def landmarks_met(cosine: Array, nearest: Array | None) -> Array:
-    """(..., T, L) in [0, 1], how surely a step is a landmark, and no other of the same way, from cosines.
+    """(..., T, L) in [0, 1], how surely a step is a landmark and nothing else, from their cosines.
 
-    With `nearest`, (T,) cosine of each step to the nearest memory, no other memory either.
+    `nearest` is (T,), the cosine of each step to the nearest memory; None where likeness is enough. Then a
+    step is still no landmark while it is much nearer to another one of the same way.
     """
-    return match_strength(cosine, nearest) * one_of_many(cosine)
+    return match_strength(cosine, cosine.max(axis=-1) if nearest is None else nearest)
 
 
 def arrived(aligned: Followed, moved: Transitions, good_end: Array) -> Array:
