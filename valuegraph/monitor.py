@@ -148,9 +148,8 @@ class _Seen(NamedTuple):
 
 def _unseen(graph: ValueGraph, near: Neighbours) -> float:
     """Share of transitions between whose memories the graph has no edge; staying at a memory is none."""
-    at = [row[kernel >= _LINKED] for row, kernel in zip(near.nodes, near.kernel, strict=True)]
-    unseen = 0
-    for here, there in pairwise(at):
-        tails, heads = np.repeat(here, len(there)), np.tile(there, len(here))
-        unseen += not ((tails == heads).any() or (graph.edges.weights_of(tails, heads) > 0.0).any())
-    return unseen / max(len(at) - 1, 1)
+    linked = near.kernel >= _LINKED
+    seen, _ = graph.edges.followed(near.nodes, linked.astype(np.float64))
+    at = [row[close] for row, close in zip(near.nodes, linked, strict=True)]
+    stayed = np.array([np.isin(there, here).any() for here, there in pairwise(at)], np.bool_)
+    return float(np.sum(~stayed & (seen[1:] == 0.0))) / max(len(at) - 1, 1)

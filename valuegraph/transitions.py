@@ -25,8 +25,8 @@ class Transitions(NamedTuple):
     against: Array
     """How surely a transition so far goes against one that was seen only the other way round."""
     reached: Array
-    """How surely transitions that were seen lead here from a beginning, the last from the step before; 0 for
-    a step that does not count."""
+    """How surely transitions that were seen lead here from a beginning, and the step before was seen to lead
+    here; 0 for a step that does not count."""
 
 
 def transitions(edges: EdgeTable, near: Neighbours, counted: NDArray[np.bool_], begun: Array) -> Transitions:
