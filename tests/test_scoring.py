@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from valuegraph.accounts import CLOSING, Told
-from valuegraph.accounts import utility as account
+from valuegraph.accounts import Told, closed
 from valuegraph.calibration import Calibration, calibrate, memory_share, saturation
 from valuegraph.config import FitConfig
 from valuegraph.context import Encoded, learner_width
@@ -93,9 +92,49 @@ def test_gains_say_how_far_a_rollout_is_towards_a_new_goal() -> None:
     gains = np.array([0.15, 0.3, 0.3, 0.45])
     for reader in (net.gain, net.own_gain):
         reader[-1].bias.data.fill_(0.0)
-    ways = learned.score(rollout(0, 1, 1, 2))[0].running
-    assert known.running == pytest.approx(ways + 0.3 * gains)
-    assert known.closing == pytest.approx(learned.score(rollout(0, 1, 1, 2))[0].closing)
+    ways = learned.score(rollout(0, 1, 1, 2))[0]
+    assert known.running == pytest.approx(ways.running + 0.3 * gains)
+    # In the end gains are no more than a bound, and none where the memory is steady.
+    assert (ways.closing <= known.closing).all()
+    learned.calibration = replace(learned.calibration, memory_share=0.85)
+    steady = learned.score(rollout(0, 1, 1, 2))[0].closing
+    reader[-1].bias.data.fill_(2.0)
+    assert learned.score(rollout(0, 1, 1, 2))[0].closing == pytest.approx(steady)
+
+
+def told(**known: list[float]) -> Told:
+    """Four steps of a known goal; what is not given is as good as it gets."""
+    column = {name: np.array(values) for name, values in known.items()}
+    full = {name: np.ones(4) for name in Told._fields if name not in ("value", "gains")}
+    return Told(**({"value": None, "gains": None} | full | column))
+
+
+def close(said: Told, steady: float, running: float = 1.0, at_end: float = 0.0) -> np.ndarray:
+    ones = np.ones(4)
+    return closed(said, ones, ones > 0.0, running * ones, ones, at_end * ones, steady).total
+
+
+def test_what_was_undone_since_is_lost_where_the_memory_is_steady() -> None:
+    """u falls to two thirds of what it was, and rises again."""
+    said = told(remembered=[0.6, 0.9, 0.6, 0.9])
+    lost, kept_whole = close(said, 1.0), close(said, 0.0)
+    assert lost[[0, 1, 3]] == pytest.approx(kept_whole[[0, 1, 3]])
+    assert lost[2] == pytest.approx(kept_whole[2] * (2.0 / 3.0) ** 2)
+    assert close(said, 0.5)[2] == pytest.approx(kept_whole[2] * 2.0 / 3.0)
+    assert close(said, 1.0, at_end=1.0)[2] == 1.0  # who has arrived has lost nothing
+
+
+def test_where_the_memory_is_unsteady_nobody_is_worth_more_in_the_end_than_on_his_way() -> None:
+    said = told(strict=[0.2, 0.4, 0.6, 0.8])
+    alone = close(said, 1.0, running=0.5)
+    assert alone == pytest.approx(close(said, 1.0))
+    assert close(said, 0.0, running=0.5) == pytest.approx(np.minimum(alone, 0.5))
+    assert close(said, 0.0, running=0.5, at_end=1.0) == pytest.approx(np.ones(4))
+
+
+def test_how_steady_a_memory_is_follows_from_its_share() -> None:
+    steady = [Calibration(memory_share=share).steady for share in (0.4, 0.625, 0.85)]
+    assert steady == pytest.approx([0.0, 0.5, 1.0])
 
 
 @pytest.fixture(scope="module")
@@ -196,15 +235,15 @@ def test_the_account_that_rises_more_steadily_leads() -> None:
     assert memory_share([late[-3:]] * 9, [steady[:3]] * 9) == Calibration().memory_share
 
 
-def test_what_leads_on_the_way_changes_no_total() -> None:
+def test_what_leads_on_the_way_changes_no_total_of_who_has_arrived() -> None:
     net = InstrumentalNet(learner_width(DIM), 4, 4).eval()
     scorer = scorer_of([([0, 1, 2, 3], 1.0)] * 5, z_dim=4)
     scorer.net = net
     told = []
     for share in (0.4, 0.85):
         scorer.calibration = Calibration(support_floor=0.3, saturation=0.8, memory_share=share)
-        told.append(scorer.score(rollout(0, 1, 2))[0])
-    assert np.array_equal(told[0].closing, told[1].closing)
+        told.append(scorer.score(rollout(0, 1, 2, 3))[0])
+    assert told[0].closing[-1] == told[1].closing[-1] == 1.0
     assert not np.allclose(told[0].running, told[1].running)
 
 
@@ -234,11 +273,8 @@ def test_gains_that_all_count_are_summed_up_between_none_and_all() -> None:
 
 def test_who_has_surely_arrived_has_all() -> None:
     """What else differs from remembered successes is forgiven, and who is elsewhere is not."""
-    told = Told(None, None, *(np.array([x]) for x in (0.63, 1.0, 0.9, 0.9, 1.0, 1.0)))
-    trust, full = np.ones(1), np.array([0.95])
-    there, surely, perhaps, away = (
-        float(account(told, CLOSING, trust, full, np.array([x])).total[0]) for x in (1.0, 0.85, 0.5, 0.0)
-    )
+    said = told(remembered=[0.63] * 4, strict=[0.9] * 4)
+    there, surely, perhaps, away = (close(said, 1.0, at_end=x)[0] for x in (1.0, 0.85, 0.5, 0.0))
     assert there == surely == 1.0
     assert away < perhaps < 1.0
 

@@ -130,9 +130,11 @@ def test_of_all_orders_only_one_goes_as_was_seen() -> None:
 # --- what they are good for ---
 
 
-def aligned(at_end: float, end: float) -> Followed:
+def aligned(at_end: float, end: float, strict: float = 0.0) -> Followed:
     none = np.zeros(1)
-    return Followed(none, none, np.array([at_end]), none, np.array([end]), none.astype(np.int64), 0)
+    return Followed(
+        np.array([strict]), none, np.array([at_end]), none, np.array([end]), none.astype(np.int64), 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,25 @@ def test_who_has_arrived(
     at_end: float, end: float, reached: float, order: float, against: float, good_end: float, there: float
 ) -> None:
     went = Transitions(np.array([order]), np.array([against]), np.array([reached]))
-    assert arrived(aligned(at_end, end), went, np.array([good_end])).tolist() == [there]
+    assert arrived(aligned(at_end, end), went, np.zeros(1), np.array([good_end])).tolist() == [there]
+
+
+@pytest.mark.parametrize(
+    ("ending", "strict", "order", "there"),
+    [
+        (1.0, 0.7, 1.0, 1.0),  # where successes end, and nearly nothing else happened
+        (0.5, 0.7, 1.0, 0.0),  # where as much else did
+        (1.0, 0.4, 1.0, 0.0),  # having done little of any way
+        (1.0, 0.7, 0.4, 0.0),  # having done it backwards
+        (0.65, 0.7, 1.0, 0.5),
+    ],
+)
+def test_who_is_where_nearly_all_that_happened_was_a_good_end_has_arrived(
+    ending: float, strict: float, order: float, there: float
+) -> None:
+    went = Transitions(np.array([order]), np.zeros(1), np.zeros(1))
+    surely = arrived(aligned(0.0, 0.0, strict), went, np.array([ending]), np.ones(1))
+    assert surely == pytest.approx(np.array([there]))
 
 
 def test_known_ways_put_together_are_a_way() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from valuegraph.context import Encoded
+from valuegraph.utility import ramp
 
 __all__ = [
     "BY_GAINS",
@@ -56,6 +57,12 @@ class Calibration:
     """Whether a step that is nearer to another memory is no landmark."""
     memory_share: float = 0.7
     """Of the memory in how far a rollout is on its way to a known goal; the rest are gains."""
+
+    @property
+    def steady(self) -> float:
+        """How far a fall of what memory and value head say is something undone, in [0, 1]: not at all where
+        the memory's account of successes is the less steady one, for there it falls by chance."""
+        return float(ramp(self.memory_share, BY_GAINS, BY_MEMORY))
 
     def goal_match(self, cosine: NDArray) -> Array:
         """tau in (0, 1]: goal cosine on the scale of the fit episodes."""

@@ -127,16 +127,14 @@ def _calibrated(scorer: Scorer, known: Prepared, held_out: NDArray[np.int64]) ->
     alone, alike = scored(held_out, True), scored(held_out, False)
     choice = exclusive(*(np.array([s.instrumental[-1] for s in scores])[won] for scores in (alone, alike)))
     held = alone if choice else alike
+    by_memory = [score.running for score, ok in zip(held, won, strict=True) if ok]
+    by_gains = [score.running for score in scored(held_out[won], choice, BY_GAINS)]
+    share = memory_share(by_memory, by_gains)
+    held = scored(held_out, choice, share)
     totals = np.array([score.closing[-1] for score in held])
-    succeeded = [score for score, ok in zip(held, won, strict=True) if ok]
-    short = [s.closing[-2] for s in succeeded if len(s.closing) > 1]
-    by_gains = [s.running for s in scored(held_out[won], choice, BY_GAINS)]
-    return replace(
-        calibration,
-        exclusive=choice,
-        saturation=saturation(totals, won, np.array(short)),
-        memory_share=memory_share([s.running for s in succeeded], by_gains),
-    )
+    short = [s.closing[-2] for s, ok in zip(held, won, strict=True) if ok and len(s.closing) > 1]
+    full = saturation(totals, won, np.array(short))
+    return replace(calibration, exclusive=choice, saturation=full, memory_share=share)
 
 
 def countable(encoded: Encoded) -> NDArray[np.bool_]:

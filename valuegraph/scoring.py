@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from valuegraph.accounts import CLOSING, Told, underway, utility
+from valuegraph.accounts import Told, closed, underway
 from valuegraph.calibration import SATURATION, Calibration
 from valuegraph.context import Encoded, first_saying, learner_inputs
 from valuegraph.graph import Floats, Neighbours, ValueGraph
 from valuegraph.networks import InstrumentalNet, Learned, read_steps
 from valuegraph.threads import one_thread, side_by_side
 from valuegraph.transitions import transitions
-from valuegraph.utility import FULL, KNOWN, alive, carried, confidence, gathered, hold, kept, ramp
+from valuegraph.utility import FULL, KNOWN, alive, carried, confidence, gathered, ramp
 from valuegraph.ways import Followed, Way, Ways, arrived, follow
 
 __all__ = ["RolloutScore", "Scorer", "Scores", "collect"]
@@ -90,6 +90,8 @@ class _Reading(NamedTuple):
     """How surely episodes end badly here."""
     good_end: Array
     """One but for the say of the memory that no success ended here."""
+    ending: Array
+    """Share of what happened here that was a good end; 0 where landmarks are known by their words."""
 
 
 class Evidence(NamedTuple):
@@ -210,11 +212,10 @@ class Scorer:
         # the account is closed: the memory must cover what was done, and as well as a success is in full.
         running = underway(told, known, self.calibration.memory_share, counted, first)
         full = covered * self.calibration.saturation + (1.0 - covered) * SATURATION
-        if value is not None:
-            full = full / kept(value, counted)
-        there = known * arrived(aligned, moved, read.good_end)
-        closing, terminal, instrumental = utility(told, CLOSING, covered, full, there)
-        closing = hold(closing, counted)
+        there = known * arrived(aligned, moved, read.ending, read.good_end)
+        closing, terminal, instrumental = closed(
+            told, covered, counted, running, full, there, self.calibration.steady
+        )
         last = int(np.flatnonzero(counted)[-1]) if counted.any() else 0
         sure = float(covered[-1])
         if any(one.ended):
@@ -269,6 +270,7 @@ class Scorer:
             covered=here.support,
             dead_end=(ended - won) * here.support,
             good_end=1.0 - here.support * (1.0 - well),
+            ending=np.zeros(n) if self.calibration.exclusive else won,
         )
         return reading, here
 

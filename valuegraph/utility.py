@@ -82,17 +82,22 @@ def carried(value: Array, support: Array, counted: NDArray[np.bool_]) -> tuple[A
     return said, firmly
 
 
-def kept(value: NDArray, counted: NDArray[np.bool_]) -> Array:
-    """How much of what was once promised still is, (T,): sqrt(min(1, 2 v_t / max_s v_s)), s <= t that count.
+def kept(value: NDArray | None, terminal: Array, counted: NDArray[np.bool_]) -> Array:
+    """How much of what was once promised still is, (T,): min(1, 2 v_t / max_s v_s) (u_t / max_s u_s)^2.
 
-    An alignment never falls; what was undone since, the value head must tell.
+    Over s <= t that count. An alignment never falls; what was undone since, value head and memory must tell.
 
-    >>> kept(np.array([0.2, 0.8, 0.4, 0.1]), np.full(4, True))
-    array([1. , 1. , 1. , 0.5])
+    >>> kept(np.array([0.2, 0.8, 0.4, 0.1]), np.array([0.2, 0.4, 0.4, 0.2]), np.full(4, True))
+    array([1.    , 1.    , 1.    , 0.0625])
     """
-    v = np.asarray(value, np.float64)
-    best = np.maximum.accumulate(np.where(counted, v, FLOOR))
-    return np.sqrt(np.clip(2.0 * v / best, FLOOR, 1.0))
+    left = _of_best(terminal, counted) ** 2
+    return left if value is None else left * np.minimum(2.0 * _of_best(value, counted), 1.0)
+
+
+def _of_best(x: NDArray, counted: NDArray[np.bool_]) -> Array:
+    """(T,) in (0, 1]: what is left of the most that there was at a step that counts."""
+    now = np.maximum(np.asarray(x, np.float64), FLOOR)
+    return np.minimum(now / np.maximum.accumulate(np.where(counted, now, FLOOR)), 1.0)
 
 
 def alive(dead_end: Array, value: NDArray | None) -> Array:

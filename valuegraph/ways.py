@@ -33,6 +33,8 @@ _TO_GOAL = 256  # ways to the goal itself that these are chosen from: one goal m
 _FLUKE, _SOUND = 0.3, 0.8  # value of a way's end, beside the best for its goal, from a fluke to a sound one
 _DOUBTFUL = 5.0  # failures more than which no contradiction adds
 _BEGUN, _MOST = 0.5, 0.8  # alignment from which on, and from which on fully, an end may be the end of a way
+_PART, _MUCH = 0.4, 0.7  # the same of a step like those with which successes end
+_MIXED, _ENDS = 0.5, 0.8  # share of good ends among what happened near a step, from some to all
 _SEEN = 0.5  # nearness to transitions from which on they were seen
 _TURNED = (0.3, 0.6)  # how surely a transition is the wrong way round, from what may be to what is
 _ORDERLY = (0.45, 0.55)  # order of transitions, from the wrong one to one that is not
@@ -198,18 +200,22 @@ def landmarks_met(cosine: Array, nearest: Array | None) -> Array:
     return match_strength(cosine, cosine.max(axis=-1) if nearest is None else nearest)
 
 
-def arrived(aligned: Followed, moved: Transitions, good_end: Array) -> Array:
+def arrived(aligned: Followed, moved: Transitions, ending: Array, good_end: Array) -> Array:
     """(T,) in [0, 1], how surely a rollout has come to where successes end.
 
-    At the end of a way, most of which it did; or by transitions that were seen, from the beginning of a way
-    to the end of one, none of them the wrong way round: known ways, put together, are a way. Neither, where
-    most transitions are seen the other way round.
+    At the end of a way, most of which it did; or where nearly all that happened was a good end, having done
+    much of a way; or by transitions that were seen, from the beginning of a way to the end of one, none of
+    them the wrong way round: known ways, put together, are a way. None of it, where most transitions are seen
+    the other way round.
 
     Args:
+      ending: (T,) share of what happened near a step that was a good end; 0 where each landmark is known by
+        its words, so that what is missing of a way was not done.
       good_end: (T,) in [0, 1], one but for the say of the memory that no success ended here.
     """
+    alike = ramp(ending, _MIXED, _ENDS) * ramp(aligned.strict, _PART, _MUCH)
     pieced = aligned.end * ramp(moved.reached, 0.0, _SEEN) * (1.0 - ramp(moved.against, *_TURNED)) * good_end
-    return np.maximum(aligned.at_end, pieced) * ramp(moved.order, *_ORDERLY)
+    return np.maximum(np.maximum(aligned.at_end, alike), pieced) * ramp(moved.order, *_ORDERLY)
 
 
 def landmark_cosines(

@@ -3,7 +3,7 @@
     python -m benchmarks.environments textworld minigrid --out data
 
 writes `data/<environment>/<split>.jsonl.gz`. The same package versions give the same bytes. Fit on `train`,
-decide on `dev`, and report on `test` once. `spent` was reported on eight times, and is for decisions now.
+decide on `dev`, and report on `test` once. `spent` are earlier tests, for decisions now.
 """
 
 from __future__ import annotations

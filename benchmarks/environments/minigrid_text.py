@@ -182,7 +182,7 @@ ENV_IDS = (
     "MiniGrid-ObstructedMaze-1Dl-v0",
     "MiniGrid-ObstructedMaze-1Dlh-v0",
 )
-LAYOUTS = {"train": range(6), "dev": range(6, 8), "spent": range(8, 10), "test": range(10, 12)}
+LAYOUTS = {"train": range(6), "dev": range(6, 8), "spent": range(8, 12), "test": range(12, 16)}
 PLAYERS = roster(expert=2, noisy=12, truncated=2, diverted=2, random=4)
 
 

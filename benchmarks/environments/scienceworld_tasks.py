@@ -31,7 +31,7 @@ TASKS = (
     "test-conductivity",
     "power-component",
 )
-VARIATIONS = {"train": (0, 1), "dev": (3,), "spent": (5,), "test": (7, 9)}
+VARIATIONS = {"train": (0, 1), "dev": (3,), "spent": (5, 7, 9), "test": (11, 13)}
 PLAYERS = roster(expert=1, noisy=8, truncated=2, diverted=2, random=2, slips=(0.05, 0.1, 0.15, 0.2, 0.3, 0.4))
 OFFERED_PER_VERB = 3
 """Of the hundreds of valid actions, so that a random player does not spend its life pouring things into

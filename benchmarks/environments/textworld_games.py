@@ -1,4 +1,4 @@
-"""TextWorld: sixty-four games of four families, compiled from fixed seeds, and the players of the demo.
+"""TextWorld: eighty-eight games of four families, compiled from fixed seeds, and the players of the demo.
 
 Côté et al. 2018, TextWorld: A Learning Environment for Text-based Games, https://arxiv.org/abs/1806.11532
 """
@@ -36,13 +36,18 @@ GAMES = {
         cooking(3200, 1, take=1, open=True),
         cooking(3201, 2, take=1),
         simple(4200),
-    ),
-    "test": (
         *(Game("treasure_hunter", 1300 + n, {"level": n}) for n in (5, 7, 12, 14, 23, 25)),
         *(Game("coin_collector", 2300 + n, {"level": n}) for n in (6, 8, 105, 107)),
         *(cooking(3300 + n, 1, take=1, open=True) for n in range(2)),
         *(cooking(3310 + n, 2, take=1) for n in range(2)),
         *(simple(4300 + n) for n in range(2)),
+    ),
+    "test": (
+        *(Game("treasure_hunter", 1400 + n, {"level": n}) for n in (5, 7, 9, 12, 14, 17, 22, 24, 26)),
+        *(Game("coin_collector", 2400 + n, {"level": n}) for n in (5, 7, 9, 104, 106, 108)),
+        *(cooking(3400 + n, 1, take=1, open=True) for n in range(3)),
+        *(cooking(3410 + n, 2, take=1) for n in range(3)),
+        *(simple(4400 + n) for n in range(3)),
     ),
 }
 PLAYERS = roster(expert=2, noisy=20, truncated=3, diverted=3, random=6)

@@ -146,7 +146,7 @@ def main() -> None:
     )
     parser.add_argument("--fast", action="store_true", help="two games, three updates")
     parser.add_argument("--updates", type=int, default=40)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="the first runs everything")
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(6), help="the first runs everything")
     parser.add_argument("--cache", type=Path, help="folder where embeddings are kept")
     parser.add_argument("--out", type=Path, help="folder for results; docs/results unless --fast")
     args = parser.parse_args()
