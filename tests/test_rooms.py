@@ -23,7 +23,7 @@ FLOORS = (
     "adjacency edges repairs propagation ray_workers sharded_index block_propagation",
     "context paths placing nodes memories transitions values graph graph_state "
     "networks utility accounts calibration ways",
-    "consolidation learner training scoring fitting explain",
+    "consolidation learner training scores scoring fitting explain",
     "saved_folder persistence bound_folder model_state hub",
     "reward_model ray_fit monitor",
     "integrations._rollouts integrations._tokens integrations._growing integrations. "

@@ -18,7 +18,8 @@ from valuegraph.context import Encoded, learner_width
 from valuegraph.credit import discounted_credit
 from valuegraph.graph import Memory, ValueGraph, Visit
 from valuegraph.networks import InstrumentalNet
-from valuegraph.scoring import Scorer, Scores, collect
+from valuegraph.scores import Scores, collect
+from valuegraph.scoring import Scorer
 from valuegraph.utility import alive, carried, gathered, hold
 
 DIM = 16

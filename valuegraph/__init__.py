@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from valuegraph.episodes import Episode, EpisodeError, Step, read_episodes, write_episodes
     from valuegraph.graph import ValueGraph
     from valuegraph.reward_model import RewardModel
-    from valuegraph.scoring import Scores
+    from valuegraph.scores import Scores
 
 __version__ = "0.1.0"
 
@@ -40,7 +40,7 @@ _HOME = {
     "EpisodeError": "episodes",
     "FitConfig": "config",
     "RewardModel": "reward_model",
-    "Scores": "scoring",
+    "Scores": "scores",
     "Step": "episodes",
     "TextEncoder": "encoders",
     "ValueGraph": "graph",

@@ -22,7 +22,7 @@ from valuegraph.records import counted, replacing
 
 if TYPE_CHECKING:
     from valuegraph.config import FitConfig
-    from valuegraph.scoring import Scores
+    from valuegraph.scores import Scores
 
 
 def fit(args: argparse.Namespace) -> None:

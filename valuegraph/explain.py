@@ -11,7 +11,8 @@ from valuegraph.context import Encoded
 from valuegraph.episodes import Episode
 from valuegraph.graph import Floats, ValueGraph
 from valuegraph.records import counted
-from valuegraph.scoring import RolloutScore, Scorer
+from valuegraph.scores import RolloutScore
+from valuegraph.scoring import Scorer
 from valuegraph.ways import landmark_cosines, landmarks_met
 
 __all__ = ["FAR", "Explanation", "Landmark", "Recall", "explain_rollout", "recall_way"]

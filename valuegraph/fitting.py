@@ -32,7 +32,8 @@ from valuegraph.episodes import Episode, EpisodeError, Step
 from valuegraph.evidence import step_text
 from valuegraph.graph import Memory, ValueGraph, Visit
 from valuegraph.networks import InstrumentalNet, read_steps
-from valuegraph.scoring import RolloutScore, Scorer
+from valuegraph.scores import RolloutScore
+from valuegraph.scoring import Scorer
 from valuegraph.threads import one_thread
 from valuegraph.training import train_net
 

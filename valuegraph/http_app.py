@@ -30,7 +30,7 @@ from valuegraph.episodes import Episode, EpisodeError
 from valuegraph.http_schemas import ABOUT, SCHEMAS
 from valuegraph.records import KnownEpisodeError
 from valuegraph.reward_model import RewardModel, UpdateReport
-from valuegraph.scoring import Scores
+from valuegraph.scores import Scores
 
 __all__ = ["build_app"]
 

@@ -14,7 +14,7 @@ from valuegraph.chat_templates import split_query
 from valuegraph.conversations import completion_turns, conversation_goal
 from valuegraph.episodes import Episode, EpisodeError, Step, check_episodes
 from valuegraph.integrations._rollouts import row_episode
-from valuegraph.scoring import Scores
+from valuegraph.scores import Scores
 
 __all__ = [
     "classification",

@@ -29,7 +29,8 @@ from valuegraph.model_state import Parts, packed, unpacked
 from valuegraph.networks import InstrumentalNet
 from valuegraph.persistence import read_folder
 from valuegraph.records import KnownEpisodeError
-from valuegraph.scoring import Scorer, Scores, collect
+from valuegraph.scores import Scores, collect
+from valuegraph.scoring import Scorer
 from valuegraph.threads import one_thread
 
 if TYPE_CHECKING:

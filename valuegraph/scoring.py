@@ -16,12 +16,13 @@ from valuegraph.calibration import SATURATION, Calibration
 from valuegraph.context import Encoded, first_saying, learner_inputs
 from valuegraph.graph import Floats, Neighbours, ValueGraph
 from valuegraph.networks import InstrumentalNet, Learned, read_steps
+from valuegraph.scores import RolloutScore
 from valuegraph.threads import one_thread, side_by_side
 from valuegraph.transitions import transitions
 from valuegraph.utility import FULL, KNOWN, alive, carried, confidence, gathered, ramp
 from valuegraph.ways import Followed, Way, Ways, arrived, follow
 
-__all__ = ["RolloutScore", "Scorer", "Scores", "collect"]
+__all__ = ["Evidence", "Scorer"]
 
 Array = NDArray[np.float64]
 
@@ -33,49 +34,6 @@ _EXPERIENCED = 100  # episodes from which on what was learned from them says eno
 _VAGUE, _SURE = 0.6, 0.9  # how sure the memory must be of a rollout before its word on the end counts
 _SMALL = 50_000  # nodes up to which searching is work in small pieces
 _TOGETHER = 16  # rollouts that a thread is worth waking for
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Scores of B rollouts. All but the step rewards lie in [0, 1]."""
-
-    episode_ids: tuple[str, ...]
-    total: Array
-    """(B,) combined utility U_T of the whole rollout."""
-    terminal: Array
-    """(B,) u_T: did it end where good episodes end?"""
-    instrumental: Array
-    """(B,) g_T: did it get there the way good episodes get there?"""
-    support: Array
-    """(B,) how near the rollout is to what is remembered; near zero means that the score is a guess."""
-    potentials: tuple[Array, ...]
-    """U_t after each step, (T_i,)."""
-    step_rewards: tuple[Array, ...]
-    """U_t - U_(t-1) with U_(-1) = 0, (T_i,); they sum to the total."""
-
-    def __len__(self) -> int:
-        return len(self.episode_ids)
-
-
-class RolloutScore(NamedTuple):
-    """Everything that went into the score of one rollout; arrays are per step, (T,)."""
-
-    potential: Array
-    """U_t on the way, and the total from the last step that counts."""
-    running: Array
-    """U_t had the rollout not stopped yet."""
-    closing: Array
-    """The total, had the rollout stopped here."""
-    terminal: Array
-    instrumental: Array
-    support: Array
-    counted: NDArray[np.bool_]
-    confidence: float
-    """How sure it is that the memory knows this goal, in [0, 1]."""
-    way: int
-    """The remembered path that fits best, -1 if there is none."""
-    arrival: float
-    """How surely it has come to where successes end, by a known way or by several put together, in [0, 1]."""
 
 
 class _Reading(NamedTuple):
@@ -299,18 +257,3 @@ def _bad_end(read: _Reading, terminal: Array, last: int) -> float:
     told = np.flatnonzero(read.covered[last:] > 0.5)
     end = last + (int(told[-1]) if len(told) else 0)
     return 1.0 - float(ramp(min(terminal[last:].min(), read.good_end[end]), _BAD_END, _GOOD_END))
-
-
-def collect(episode_ids: Sequence[str], rollouts: Sequence[RolloutScore]) -> Scores:
-    """`Scores` of rollouts that were scored one by one."""
-    last = [(r.potential[-1], r.terminal[-1], r.instrumental[-1], r.support.mean()) for r in rollouts]
-    columns = np.array(last, np.float64).reshape(-1, 4).T
-    return Scores(
-        tuple(episode_ids),
-        total=columns[0],
-        terminal=columns[1],
-        instrumental=columns[2],
-        support=columns[3],
-        potentials=tuple(r.potential for r in rollouts),
-        step_rewards=tuple(np.diff(r.potential, prepend=0.0) for r in rollouts),
-    )

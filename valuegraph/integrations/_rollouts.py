@@ -25,7 +25,7 @@ MODEL_VARIABLE = "VALUEGRAPH_MODEL"
 GOAL_VARIABLE = "VALUEGRAPH_GOAL_COLUMN"
 """Environment variable with the column (or field) that holds the goal; unset, the prompt is the goal."""
 SCORES = ("total", "terminal", "instrumental", "support")
-"""What a rollout is scored by, see `valuegraph.scoring.Scores`."""
+"""What a rollout is scored by, see `valuegraph.scores.Scores`."""
 
 _models: dict[Path, tuple[tuple[int, ...], RewardModel]] = {}
 _loading = threading.Lock()
