@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from valuegraph.utility import combine, geometric_blend, hold, kept, ramp
 
-__all__ = ["CLOSING", "RUNNING", "Account", "Told", "Utility", "closed", "underway", "utility"]
+__all__ = ["Told", "Utility", "closed", "underway"]
 
 Array = NDArray[np.float64]
 

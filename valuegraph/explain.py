@@ -70,9 +70,7 @@ class Explanation:
             )
             lines += [f"  {_mark(mark)}" for mark in self.landmarks]
             if self.arrival > _ARRIVED and len(met) < len(self.landmarks):
-                lines.append(
-                    "It came to where successes end, by known steps: what it left out costs no more."
-                )
+                lines.append("It came to where successes end: what it left out costs no more.")
         else:
             lines.append("No successful way is remembered that it could be compared with.")
         lines.append("What each step earned:")

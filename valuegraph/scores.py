@@ -54,7 +54,7 @@ class RolloutScore(NamedTuple):
     way: int
     """The remembered path that fits best, -1 if there is none."""
     arrival: float
-    """How surely it has come to where successes end, by a known way or by several put together, in [0, 1]."""
+    """How surely it has come to where successes end, in [0, 1]; see `ways.arrived`."""
 
 
 def collect(episode_ids: Sequence[str], rollouts: Sequence[RolloutScore]) -> Scores:

@@ -22,7 +22,7 @@ from valuegraph.transitions import transitions
 from valuegraph.utility import FULL, KNOWN, alive, carried, confidence, gathered, ramp
 from valuegraph.ways import Followed, Way, Ways, arrived, follow
 
-__all__ = ["Evidence", "Scorer"]
+__all__ = ["Scorer"]
 
 Array = NDArray[np.float64]
 
