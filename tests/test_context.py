@@ -92,6 +92,15 @@ def test_only_what_was_said_before_in_the_same_episode_is_a_repeat() -> None:
     assert first_saying(encoded).tolist() == [0, 1, 0, 0, 0, 1, 2]
 
 
+def test_one_more_of_what_was_collected_is_no_repeat(text_encoder) -> None:
+    bags = ["1 stone, 1 wood pickaxe", "2 stone, 1 wood pickaxe", "2 stone, 1 wood pickaxe"]
+    said = [f"You collect stone. Near you: coal, iron, stone, tree, water. You carry {bag}." for bag in bags]
+    steps = tuple(Step(text, "collect stone") for text in said)
+    encoded = encode_episodes([Episode("e", steps, goal="place furnace", outcome=1.0)], text_encoder)
+    assert repeated_steps(encoded).tolist() == [False, False, True]
+    assert repeated_steps(encoded, threshold=0.995).tolist() == [False, True, True]  # control
+
+
 def test_the_context_is_its_recursion() -> None:
     encoded = episodes_of([5, 1, 3, 7])
     rng = np.random.default_rng(1)

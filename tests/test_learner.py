@@ -17,8 +17,15 @@ from valuegraph.config import FitConfig
 from valuegraph.context import learner_width
 from valuegraph.episodes import Episode, Step
 from valuegraph.fitting import split, training_sets
-from valuegraph.learner import Batch, EpisodeDataModule, InstrumentalLearner, TrainingSet
-from valuegraph.networks import InstrumentalNet, net_to_arrays, read_steps, value_loss
+from valuegraph.learner import Batch, EpisodeDataModule, InstrumentalLearner, OwnGainLearner, TrainingSet
+from valuegraph.networks import (
+    InstrumentalNet,
+    decomposition_loss,
+    net_to_arrays,
+    read_steps,
+    sample_steps,
+    value_loss,
+)
 from valuegraph.training import train_net
 
 pytestmark = [
@@ -174,7 +181,7 @@ def test_training_stops_early_and_keeps_the_best_weights(monkeypatch) -> None:
     monkeypatch.setattr(
         InstrumentalLearner,
         "on_train_epoch_end",
-        lambda self: epochs.append(self.current_epoch),
+        lambda self: type(self) is InstrumentalLearner and epochs.append(self.current_epoch),
         raising=False,
     )
     config = FitConfig(**{**CONFIG.to_dict(), "epochs": 12, "patience": 2})
@@ -199,6 +206,36 @@ def test_few_episodes_are_gone_through_more_often(monkeypatch) -> None:
         steps.clear()
         train_net(DIM, toy(episodes), toy(0), CONFIG, progress=False)
         assert len(steps) == expected
+
+
+def own_loss(net: InstrumentalNet, data: TrainingSet) -> float:
+    (batch,) = EpisodeDataModule(data, data, batch_size=len(data)).val_dataloader()
+    with torch.inference_mode():
+        sample = sample_steps(batch.inputs, batch.credit, batch.mask, batch.genuine, None)
+        return decomposition_loss(net.gains(sample.inputs).own, sample).item()
+
+
+@pytest.mark.parametrize(
+    ("settled", "held", "expected"), [(900, 6, 2 * 8 * 3), (30, 6, 2 * 3), (24, 6, 0), (900, 0, 0)]
+)
+def test_gains_of_steps_by_themselves_are_trained_on(monkeypatch, settled, held, expected) -> None:
+    """Three batches, four passes of two epochs each; without held-out episodes nobody says where to stop."""
+    steps = []
+    monkeypatch.setattr(OwnGainLearner, "on_train_batch_end", lambda self, *_: steps.append(1), raising=False)
+    monkeypatch.setattr("valuegraph.training._SETTLED", settled)
+    train_net(DIM, toy(24), toy(held, seed=1), CONFIG, progress=False)
+    assert len(steps) == expected
+
+
+def test_training_on_moves_the_gains_of_steps_by_themselves_and_nothing_else(monkeypatch) -> None:
+    data, held = toy(60), toy(20, seed=1)
+    on = train_net(DIM, data, held, CONFIG, progress=False)
+    monkeypatch.setattr("valuegraph.training._FURTHER", 0)
+    before = train_net(DIM, data, held, CONFIG, progress=False)
+    left, right = net_to_arrays(before), net_to_arrays(on)
+    moved = {name.partition(".")[0] for name in left if not np.array_equal(left[name], right[name])}
+    assert moved == {"own_gain"}
+    assert own_loss(on, held) < own_loss(before, held)
 
 
 def test_half_of_the_batches_leave_out_the_task(monkeypatch) -> None:

@@ -33,8 +33,9 @@ Floats = NDArray[np.float32]
 
 DECAY = 0.8
 """Decay per step of the causal context: about five steps back still weigh a third."""
-REPEAT = 0.995
-"""Cosine from which a step says what an earlier step of the rollout has said already."""
+REPEAT = 0.998
+"""Cosine from which a step says what an earlier step of the rollout has said already. "You carry 2 stone" is
+.997 to "You carry 1 stone": a number hardly turns an embedding, but one stone more is no repetition."""
 _OTHER_GOAL = 0.9  # cosine of two goals below which what serves one need not serve the other
 _CLAUSE = re.compile(r"(?<=[.!?;])\s+|\n+")
 _CLAUSE_FEATURES = 6

@@ -23,7 +23,7 @@ from valuegraph.networks import (
     value_loss,
 )
 
-__all__ = ["Batch", "EpisodeDataModule", "InstrumentalLearner", "TrainingSet"]
+__all__ = ["Batch", "EpisodeDataModule", "InstrumentalLearner", "OwnGainLearner", "TrainingSet"]
 
 _REPLAYED = 6  # batches whose sampled steps the gains learn from at once
 
@@ -166,19 +166,23 @@ class InstrumentalLearner(lightning.LightningModule):
         group = batch.task if self._coin.random() < 0.5 else batch.episode
         group = group[:, None].expand(batch.mask.shape)[batch.mask]
         retrieval = retrieval_loss(reading.z[batch.mask], batch.credit[batch.mask], group)
-        # A batch of long episodes alone would pull what is summed over an episode its way.
-        self._recent.append(sample_steps(batch.inputs, batch.credit, batch.mask, batch.genuine))
-        sample = Sample(*map(torch.cat, zip(*self._recent, strict=True)))
-        loss = value_loss(reading, batch.credit, batch.mask) + retrieval + self._decomposition(sample)
+        loss = value_loss(reading, batch.credit, batch.mask) + retrieval + self._sampled_decomposition(batch)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.task))
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Log value loss and decomposition loss of one held-out batch, gains summed over all steps."""
-        reading = self.net(batch.inputs)
-        whole = sample_steps(batch.inputs, batch.credit, batch.mask, batch.genuine, None)
-        loss = value_loss(reading, batch.credit, batch.mask) + self._decomposition(whole)
+        value = value_loss(self.net(batch.inputs), batch.credit, batch.mask)
+        loss = value + self._whole_decomposition(batch)
         self.log("validation_loss", loss, prog_bar=True, batch_size=int(batch.mask.sum()))
+
+    def _sampled_decomposition(self, batch: Batch) -> Tensor:
+        """A batch of long episodes alone would pull what is summed over an episode its way."""
+        self._recent.append(sample_steps(batch.inputs, batch.credit, batch.mask, batch.genuine))
+        return self._decomposition(Sample(*map(torch.cat, zip(*self._recent, strict=True))))
+
+    def _whole_decomposition(self, batch: Batch) -> Tensor:
+        return self._decomposition(sample_steps(batch.inputs, batch.credit, batch.mask, batch.genuine, None))
 
     def _decomposition(self, sample: Sample) -> Tensor:
         """Of both readers. Copies teach the one in context alone: to the other, who sees no more than a step
@@ -197,3 +201,24 @@ class InstrumentalLearner(lightning.LightningModule):
             pct_start=0.1,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class OwnGainLearner(InstrumentalLearner):
+    """Trains on the reader of gains who sees a step and its goal alone; all else stays as it is.
+
+    It learns the slowest. As many epochs would bind the values to the tasks that they were learned on.
+    """
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """The decomposition loss of the steps sampled of the last batches."""
+        loss = self._sampled_decomposition(batch)
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.task))
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Log the decomposition loss of one held-out batch, gains summed over all steps."""
+        loss = self._whole_decomposition(batch)
+        self.log("validation_loss", loss, prog_bar=True, batch_size=len(batch.task))
+
+    def _decomposition(self, sample: Sample) -> Tensor:
+        return decomposition_loss(self.net.gains(sample.inputs).own, sample, sample.genuine)

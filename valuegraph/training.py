@@ -16,37 +16,58 @@ from valuegraph.networks import InstrumentalNet
 __all__ = ["train_net"]
 
 _BATCHES = 4  # of fewer an epoch goes through its episodes several times
+_SETTLED = 900  # batches after which gains of steps by themselves are learned no better
+_FURTHER = 2  # times as many epochs in which they are trained on, at most
 
 
 def train_net(dim: int, train: Any, held_out: Any, config: FitConfig, progress: bool) -> InstrumentalNet:
-    """Train with Lightning; the weights with the lowest held-out loss are kept."""
-    import lightning
-    import torch
-    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+    """Train with Lightning; the weights with the lowest held-out loss are kept.
 
-    from valuegraph.learner import EpisodeDataModule, InstrumentalLearner
+    Where that took few batches, and held-out episodes can say how far, one reader is trained on alone.
+    """
+    import torch
+    from lightning.pytorch.callbacks import EarlyStopping
+
+    from valuegraph.learner import EpisodeDataModule, InstrumentalLearner, OwnGainLearner
 
     data = EpisodeDataModule(train, held_out, config.batch_size, config.seed)
     epochs = config.epochs * -(-_BATCHES // data.batches)
-    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder, _quiet_lightning():
+    further = min(_FURTHER * epochs, -(-_SETTLED // data.batches) - epochs)
+    settings: dict[str, Any] = {
+        "inputs": learner_width(dim),
+        "hidden": config.hidden,
+        "z_dim": config.z_dim,
+        "learning_rate": config.learning_rate,
+        "seed": config.seed,
+        "own": own_width(dim),
+    }
+    with torch.random.fork_rng(), _quiet_lightning():
         torch.manual_seed(config.seed)
-        learner = InstrumentalLearner(
-            inputs=learner_width(dim),
-            hidden=config.hidden,
-            z_dim=config.z_dim,
-            learning_rate=config.learning_rate,
-            total_steps=epochs * data.batches,
-            seed=config.seed,
-            own=own_width(dim),
-        )
-        best = ModelCheckpoint(dirpath=folder, monitor="validation_loss")
+        learner = InstrumentalLearner(**settings, total_steps=epochs * data.batches)
         stop = EarlyStopping("validation_loss", patience=config.patience)
+        _train(learner, data, epochs, config, progress, stop)
+        if len(held_out) and further > 0:
+            gains = OwnGainLearner(**settings, total_steps=further * data.batches)
+            gains.net = learner.net
+            _train(gains, data, further, config, progress)
+    return learner.net.cpu().eval()
+
+
+def _train(learner: Any, data: Any, epochs: int, config: FitConfig, progress: bool, *callbacks: Any) -> None:
+    """Leaves the learner with the weights of the lowest held-out loss, the last ones where nothing is."""
+    import lightning
+    import torch
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    held_out = data.validation is not None and len(data.validation) > 0
+    with tempfile.TemporaryDirectory() as folder:
+        best = ModelCheckpoint(dirpath=folder, monitor="validation_loss")
         trainer = lightning.Trainer(
             max_epochs=epochs,
             accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
             devices=1,
-            callbacks=[best, stop] if len(held_out) else [],
-            enable_checkpointing=bool(len(held_out)),
+            callbacks=[best, *callbacks] if held_out else [],
+            enable_checkpointing=held_out,
             enable_progress_bar=progress,
             enable_model_summary=False,
             logger=False,
@@ -55,7 +76,6 @@ def train_net(dim: int, train: Any, held_out: Any, config: FitConfig, progress: 
         trainer.fit(learner, data)
         if best.best_model_path:
             learner.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
-    return learner.net.cpu().eval()
 
 
 @contextmanager
