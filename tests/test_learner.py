@@ -52,9 +52,13 @@ def toy(episodes: int = 24, *, seed: int = 0, upside_down: bool = False, copies:
     return TrainingSet(rows, inputs, credit, np.arange(episodes), rng.integers(0, 3, episodes), copies)
 
 
+def whole(data: TrainingSet) -> Batch:
+    (batch,) = EpisodeDataModule(data, data, batch_size=len(data)).val_dataloader()
+    return batch
+
+
 def loss_on(net: InstrumentalNet, data: TrainingSet) -> float:
-    batches = EpisodeDataModule(data, data, batch_size=len(data)).val_dataloader()
-    (batch,) = batches
+    batch = whole(data)
     with torch.inference_mode():
         return value_loss(net(batch.inputs), batch.credit, batch.mask).item()
 
@@ -209,7 +213,7 @@ def test_few_episodes_are_gone_through_more_often(monkeypatch) -> None:
 
 
 def own_loss(net: InstrumentalNet, data: TrainingSet) -> float:
-    (batch,) = EpisodeDataModule(data, data, batch_size=len(data)).val_dataloader()
+    batch = whole(data)
     with torch.inference_mode():
         sample = sample_steps(batch.inputs, batch.credit, batch.mask, batch.genuine, None)
         return decomposition_loss(net.gains(sample.inputs).own, sample).item()

@@ -127,7 +127,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Held-out batches, none if nothing is held out."""
-        if self.validation is None or not len(self.validation):
+        if not self.validation:
             return []
         return DataLoader(self.validation, batch_size=self.batch_size, collate_fn=_collate)
 
@@ -161,23 +161,30 @@ class InstrumentalLearner(lightning.LightningModule):
         return self.net(inputs)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """The three losses of one batch, added up."""
-        reading = self.net(batch.inputs)
-        group = batch.task if self._coin.random() < 0.5 else batch.episode
-        group = group[:, None].expand(batch.mask.shape)[batch.mask]
-        retrieval = retrieval_loss(reading.z[batch.mask], batch.credit[batch.mask], group)
-        loss = value_loss(reading, batch.credit, batch.mask) + retrieval + self._sampled_decomposition(batch)
+        """The losses of one batch, added up."""
+        loss = self._training_loss(batch)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.task))
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Log value loss and decomposition loss of one held-out batch, gains summed over all steps."""
+        """Log the loss of one held-out batch, gains summed over all steps."""
+        loss, weight = self._held_out_loss(batch)
+        self.log("validation_loss", loss, prog_bar=True, batch_size=weight)
+
+    def _training_loss(self, batch: Batch) -> Tensor:
+        reading = self.net(batch.inputs)
+        group = batch.task if self._coin.random() < 0.5 else batch.episode
+        group = group[:, None].expand(batch.mask.shape)[batch.mask]
+        retrieval = retrieval_loss(reading.z[batch.mask], batch.credit[batch.mask], group)
+        return value_loss(reading, batch.credit, batch.mask) + retrieval + self._sampled_decomposition(batch)
+
+    def _held_out_loss(self, batch: Batch) -> tuple[Tensor, int]:
+        """With the weight of the batch: values are averaged over steps."""
         value = value_loss(self.net(batch.inputs), batch.credit, batch.mask)
-        loss = value + self._whole_decomposition(batch)
-        self.log("validation_loss", loss, prog_bar=True, batch_size=int(batch.mask.sum()))
+        return value + self._whole_decomposition(batch), int(batch.mask.sum())
 
     def _sampled_decomposition(self, batch: Batch) -> Tensor:
-        """A batch of long episodes alone would pull what is summed over an episode its way."""
+        # A batch of long episodes alone would pull what is summed over an episode its way.
         self._recent.append(sample_steps(batch.inputs, batch.credit, batch.mask, batch.genuine))
         return self._decomposition(Sample(*map(torch.cat, zip(*self._recent, strict=True))))
 
@@ -209,16 +216,12 @@ class OwnGainLearner(InstrumentalLearner):
     It learns the slowest. As many epochs would bind the values to the tasks that they were learned on.
     """
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        """The decomposition loss of the steps sampled of the last batches."""
-        loss = self._sampled_decomposition(batch)
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.task))
-        return loss
+    def _training_loss(self, batch: Batch) -> Tensor:
+        return self._sampled_decomposition(batch)
 
-    def validation_step(self, batch: Batch, _: int) -> None:
-        """Log the decomposition loss of one held-out batch, gains summed over all steps."""
-        loss = self._whole_decomposition(batch)
-        self.log("validation_loss", loss, prog_bar=True, batch_size=len(batch.task))
+    def _held_out_loss(self, batch: Batch) -> tuple[Tensor, int]:
+        """With the weight of the batch: the decomposition is averaged over episodes."""
+        return self._whole_decomposition(batch), len(batch.task)
 
     def _decomposition(self, sample: Sample) -> Tensor:
         return decomposition_loss(self.net.gains(sample.inputs).own, sample, sample.genuine)

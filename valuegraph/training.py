@@ -33,21 +33,21 @@ def train_net(dim: int, train: Any, held_out: Any, config: FitConfig, progress: 
     data = EpisodeDataModule(train, held_out, config.batch_size, config.seed)
     epochs = config.epochs * -(-_BATCHES // data.batches)
     further = min(_FURTHER * epochs, -(-_SETTLED // data.batches) - epochs)
-    settings: dict[str, Any] = {
-        "inputs": learner_width(dim),
-        "hidden": config.hidden,
-        "z_dim": config.z_dim,
-        "learning_rate": config.learning_rate,
-        "seed": config.seed,
-        "own": own_width(dim),
-    }
     with torch.random.fork_rng(), _quiet_lightning():
         torch.manual_seed(config.seed)
-        learner = InstrumentalLearner(**settings, total_steps=epochs * data.batches)
+        learner = InstrumentalLearner(
+            inputs=learner_width(dim),
+            hidden=config.hidden,
+            z_dim=config.z_dim,
+            learning_rate=config.learning_rate,
+            total_steps=epochs * data.batches,
+            seed=config.seed,
+            own=own_width(dim),
+        )
         stop = EarlyStopping("validation_loss", patience=config.patience)
         _train(learner, data, epochs, config, progress, stop)
-        if len(held_out) and further > 0:
-            gains = OwnGainLearner(**settings, total_steps=further * data.batches)
+        if held_out and further > 0:
+            gains = OwnGainLearner(**{**learner.hparams, "total_steps": further * data.batches})
             gains.net = learner.net
             _train(gains, data, further, config, progress)
     return learner.net.cpu().eval()
@@ -59,15 +59,14 @@ def _train(learner: Any, data: Any, epochs: int, config: FitConfig, progress: bo
     import torch
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    held_out = data.validation is not None and len(data.validation) > 0
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(dirpath=folder, monitor="validation_loss")
         trainer = lightning.Trainer(
             max_epochs=epochs,
             accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
             devices=1,
-            callbacks=[best, *callbacks] if held_out else [],
-            enable_checkpointing=held_out,
+            callbacks=[best, *callbacks] if data.validation else [],
+            enable_checkpointing=bool(data.validation),
             enable_progress_bar=progress,
             enable_model_summary=False,
             logger=False,
